@@ -1,0 +1,46 @@
+"""Settings and fixtures shared by all tests."""
+
+import os
+import pathlib
+
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_force_host_platform_device_count=8"
+)  # Virtual devices for the sharding tests; a single program still uses device 0.
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(params=[0, 1, 2], ids=lambda s: f"seed{s}")
+def rng(request):
+    """A NumPy generator, three seeds."""
+    return np.random.default_rng(request.param)
+
+
+@pytest.fixture(params=["eager", "jit"])
+def variant(request):
+    """Applies a function as it is, or jitted."""
+    return jax.jit if request.param == "jit" else (lambda f: f)
+
+
+@pytest.fixture
+def x64():
+    """Runs one test in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def mvtec_root():
+    """The folder of real MVTec AD categories, where it is at hand."""
+    named = os.environ.get("GLADJAX_MVTEC_ROOT")
+    root = pathlib.Path(named) if named else ROOT.parent / "shared" / "data" / "mvtec"
+    if not root.is_dir():
+        pytest.skip("no MVTec AD folder here (set GLADJAX_MVTEC_ROOT)")
+    return root
