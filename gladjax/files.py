@@ -1,0 +1,187 @@
+"""Output files that are whole or absent, and paths that stay in their folder.
+
+A result that was half written is worse than none: the next run would read it. So every
+file is written under a temporary name in its own folder, flushed to the disk, and given
+its final name in one step of the file system. Whoever looks sees the old file, the new
+file, or no file. Names that come from data (a defect type, an image's file name) are
+joined to an output folder by `inside`, which refuses every way out of it.
+
+Notation: none.
+
+Differs from the reference in: there is none.
+
+Reference: POSIX.1-2017, ``rename``: the replacement of a name is atomic.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
+
+StrPath = str | os.PathLike[str]
+
+MAX_JSON_BYTES = 64 * 2**20
+"""The largest JSON file, in bytes, that `read_json` opens by default."""
+
+
+@contextlib.contextmanager
+def atomic(path: StrPath, mode: str = "wb") -> Iterator[IO[Any]]:
+    r"""Opens a file for writing that appears under its name only when it is complete.
+
+    The folder is created where it is missing. Data go to a hidden file beside ``path``,
+    which is flushed, synchronised with the disk and renamed when the block ends, and
+    removed when the block raises anything, an interrupt included.
+
+    Args:
+      path: The file to write. An existing regular file is replaced.
+      mode: ``"wb"`` or ``"w"``; text is UTF-8 with ``\n`` line ends.
+
+    Yields:
+      The open file.
+
+    Raises:
+      ValueError: If the mode is another one, or ``path`` is a folder or a device.
+      OSError: If the folder cannot be made or written.
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f"mode must be 'wb' or 'w', not {mode!r}")
+    target = pathlib.Path(path)
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{target}: not a regular file; choose another name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    hidden = target.parent / f".{target.name[:100]}.{secrets.token_hex(6)}.tmp"
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with open(hidden, mode.replace("w", "x"), **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(hidden, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            hidden.unlink()
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Makes a rename durable, where the system can synchronise folders."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: StrPath, value: object) -> None:
+    """Writes a value as JSON, atomically and always in the same form.
+
+    Keys are sorted, the indent is two blanks, the text is ASCII and ends with a line
+    end, so equal values are equal files. NumPy scalars and arrays, paths and tuples
+    (named ones become lists) are understood.
+
+    Args:
+      path: The file to write.
+      value: Mappings with string keys, sequences, numbers, strings, ``None``. NaN,
+        which JSON has not, is written as ``null``.
+
+    Raises:
+      ValueError: If a number is infinite: neither a number nor "not known" is right.
+      TypeError: If something has no JSON form. Both name the place in the value.
+    """
+    text = json.dumps(_plain(value, "value"), indent=2, sort_keys=True, allow_nan=False)
+    with atomic(path, "w") as file:
+        file.write(text + "\n")
+
+
+def _plain(value: object, place: str) -> object:
+    """Converts a value to what the JSON encoder knows; ``place`` is for the error."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist(), place)
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise ValueError(f"{place} is {value}, which JSON cannot hold")
+        return None if math.isnan(value) else value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise TypeError(f"{place} has the key {wrong[0]!r}, which is not a string")
+        return {key: _plain(item, f"{place}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{place}[{i}]") for i, item in enumerate(value)]
+    raise TypeError(f"{place} is a {type(value).__name__}, which has no JSON form")
+
+
+def read_json(path: StrPath, *, max_bytes: int = MAX_JSON_BYTES) -> Any:  # noqa: ANN401
+    """Reads a JSON file.
+
+    Args:
+      path: The file, UTF-8.
+      max_bytes: The largest file that is opened.
+
+    Returns:
+      The value: dictionaries, lists, strings, numbers, booleans, ``None``.
+
+    Raises:
+      ValueError: If the file is missing, too large, or no JSON (NaN and the infinities
+        are none; neither is nesting beyond the interpreter's depth). It names the file.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file")
+    try:
+        size = file.stat().st_size
+        if size > max_bytes:
+            raise ValueError(f"{size} bytes, more than the limit of {max_bytes}")
+        return json.loads(file.read_bytes().decode("utf-8"), parse_constant=_refuse)
+    except (ValueError, OSError, RecursionError) as error:
+        raise ValueError(f"{file}: not a readable JSON file ({error})") from error
+
+
+def _refuse(constant: str) -> None:
+    """Refuses NaN and infinities, which Python's parser would let through."""
+    raise ValueError(f"{constant} is not JSON")
+
+
+def inside(folder: StrPath, name: StrPath) -> pathlib.Path:
+    """Returns a path below a folder, and refuses one that would lie outside.
+
+    Args:
+      folder: The folder, which need not exist.
+      name: A relative path: a file name, or folders and a file name.
+
+    Returns:
+      ``folder / name``, with ``folder`` as it was given.
+
+    Raises:
+      ValueError: If the name is empty, absolute, has ``..`` or a null character in it,
+        names the folder itself, or leads out through a symbolic link.
+
+    Example:
+      >>> inside("out", "scratch/000.png").as_posix()
+      'out/scratch/000.png'
+    """
+    text = os.fspath(name)
+    relative = pathlib.PureWindowsPath(text.replace("/", "\\"))
+    outside = relative.is_absolute() or relative.drive or relative.root
+    if "\0" in text or outside or ".." in relative.parts or not relative.parts:
+        raise ValueError(f"{text!r} is no path below {os.fspath(folder)!r}")
+    path = pathlib.Path(folder) / text
+    try:
+        below = path.resolve().relative_to(pathlib.Path(folder).resolve())
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ValueError(f"{text!r} leads out of {os.fspath(folder)!r}") from error
+    if not below.parts:
+        raise ValueError(f"{text!r} names the folder {os.fspath(folder)!r} itself")
+    return path
