@@ -110,6 +110,7 @@ def test_orientation_matches_pillow(tmp_path, colour, orientation, suffix):
     with PIL.Image.open(path) as image:
         expected = np.asarray(PIL.ImageOps.exif_transpose(image))
     np.testing.assert_array_equal(images.read(path), expected)
+    assert images.shape(path) == expected.shape[:2]
 
 
 def test_damaged_metadata_do_not_spoil_the_pixels(tmp_path, colour):
@@ -140,6 +141,8 @@ def test_unreadable_files_are_named_with_a_remedy(tmp_path, colour):
         with pytest.raises(images.ImageError, match=remedy) as caught:
             images.read(tmp_path / name)
         assert name in str(caught.value)
+    with pytest.raises(images.ImageError, match="text"):
+        images.shape(tmp_path / "text.png")
     for path in (tmp_path / "none.png", tmp_path, "a\0b.png"):
         with pytest.raises(images.ImageError):
             images.read(path)

@@ -8,6 +8,7 @@ from gladjax.images.pixels import SUFFIXES as SUFFIXES
 from gladjax.images.pixels import ImageError as ImageError
 from gladjax.images.pixels import read as read
 from gladjax.images.pixels import resize as resize
+from gladjax.images.pixels import shape as shape
 from gladjax.images.pixels import write_png as write_png
 from gladjax.images.streams import Checked as Checked
 from gladjax.images.streams import Lazy as Lazy
@@ -26,5 +27,6 @@ __all__ = [
     "prefetch",
     "read",
     "resize",
+    "shape",
     "write_png",
 ]

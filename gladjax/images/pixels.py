@@ -90,6 +90,27 @@ def read(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise ImageError(f"{file}: cannot be decoded ({reason}); {remedy}") from e
 
 
+def shape(path: StrPath) -> tuple[int, int]:
+    """Returns the height and width of an image file, upright, without decoding it.
+
+    Args:
+      path: The file.
+
+    Raises:
+      ImageError: If the file has no readable header.
+    """
+    file = pathlib.Path(path)
+    try:
+        with PIL.Image.open(file, formats=_FORMATS) as image:
+            size = getattr(image, "tag_v2", {})  # Pillow has turned a TIFF's size.
+            width, height = size.get(256, image.width), size.get(257, image.height)
+            turned = _orientation(image) in (5, 6, 7, 8)
+    except Exception as e:
+        remedy = "copy it again or leave it out"
+        raise ImageError(f"{file}: not a readable image ({e}); {remedy}") from e
+    return (int(width), int(height)) if turned else (int(height), int(width))
+
+
 def _check_size(file: pathlib.Path, size: tuple[int, int], max_pixels: int) -> None:
     """Refuses images without pixels and images with too many."""
     width, height = size

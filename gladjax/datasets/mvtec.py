@@ -1,0 +1,115 @@
+"""MVTec AD, and the data sets that share its layout.
+
+A category is a folder with ``train/good``, ``test/<kind>`` and, for each anomalous test
+image, ``ground_truth/<kind>/<stem>_mask.png``.
+
+Notation: none.
+
+Differs from the reference in: there is none.
+
+Reference: Bergmann, Fauser, Sattlegger, Steger. "MVTec AD: A Comprehensive Real-World
+Dataset for Unsupervised Anomaly Detection". CVPR 2019. Licence CC BY-NC-SA 4.0.
+"""
+
+import pathlib
+from collections.abc import Iterator
+
+from gladjax.datasets.base import (
+    GOOD,
+    Dataset,
+    DatasetError,
+    Record,
+    Split,
+    StrPath,
+    build,
+    find_category,
+    list_folders,
+    list_images,
+)
+
+CATEGORIES = {
+    "textures": ("carpet", "grid", "leather", "tile", "wood"),
+    "objects": (
+        *("bottle", "cable", "capsule", "hazelnut", "metal_nut"),
+        *("pill", "screw", "toothbrush", "transistor", "zipper"),
+    ),
+}
+"""The fifteen categories of MVTec AD; textures need no alignment."""
+
+
+def mvtec(
+    root: StrPath, category: str, *, require_masks: bool = True, skip_bad: bool = False
+) -> Dataset:
+    """Lists one category of MVTec AD, or of any folder in its layout.
+
+    Args:
+      root: The folder that holds the categories.
+      category: The folder of the category.
+      require_masks: Whether each anomalous image must have its mask.
+      skip_bad: Whether anomalous images without a mask are left out and counted.
+
+    Returns:
+      The training images, all normal, and the test images of every kind.
+
+    Raises:
+      DatasetError: If the category is unknown, ``train/good`` is empty, or a mask is
+        missing.
+    """
+    folder = find_category(root, category)
+    records = [*tree(folder, "train"), *tree(folder, "test", masks="ground_truth")]
+    if not require_masks:
+        records = [r._replace(mask=_existing(r.mask)) for r in records]
+    return build("mvtec", category, records, skip_bad=skip_bad)
+
+
+def tree(
+    folder: pathlib.Path,
+    split: Split,
+    *,
+    part: str = "",
+    masks: str = "",
+    good: str = GOOD,
+    ending: str = "_mask",
+) -> Iterator[Record]:
+    """Yields the records of a folder whose subfolders are kinds.
+
+    Args:
+      folder: The folder of the category.
+      split: Which split the records belong to.
+      part: The folder that holds the kinds; the name of the split by default.
+      masks: The folder of masks, by kind; none for a training split.
+      good: What the folder of normal images is called.
+      ending: What the name of a mask has after the stem of its image.
+
+    Raises:
+      DatasetError: If a training split has no normal images.
+    """
+    kinds = folder / (part or split)
+    if split == "train":
+        if not list_images(kinds / good):
+            raise DatasetError(f"{kinds / good}: no images here; put normal ones in")
+        for path in list_images(kinds / good):
+            yield Record(path, 0, GOOD, None, split)
+        return
+    for kind in list_folders(kinds):
+        for path in list_images(kind):
+            if kind.name == good:
+                yield Record(path, 0, GOOD, None, split)
+            elif kind != folder / masks:
+                mask = find_mask(folder / masks / kind.name, path.stem + ending)
+                yield Record(path, 1, kind.name, mask, split)
+
+
+def find_mask(folder: pathlib.Path, stem: str) -> pathlib.Path:
+    """Returns the mask of a stem, a folder or an image, or the PNG that is missing."""
+    if (folder / stem).is_dir():
+        return folder / stem
+    for suffix in (".png", ".bmp", ".tif", ".jpg", ".PNG"):
+        if (folder / (stem + suffix)).is_file():
+            return folder / (stem + suffix)
+    return folder / f"{stem}.png"
+
+
+def _existing(mask: pathlib.Path | None) -> pathlib.Path | None:
+    """Returns a mask that is there."""
+    return mask if mask is not None and mask.exists() else None

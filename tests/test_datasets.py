@@ -1,0 +1,244 @@
+"""The interface of data sets, the MVTec layout and the ELPV split."""
+
+import collections
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import PIL.Image
+import pytest
+
+from gladjax import datasets, images
+
+NEAREST = PIL.Image.Resampling.NEAREST
+
+
+def write(path, size=(6, 4), value=0):
+    """Writes a tiny grey image, (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("L", size, value).save(path)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two categories in the MVTec layout."""
+    for i in range(3):
+        write(tmp_path / f"bolt/train/good/00{i}.png", value=i)
+        write(tmp_path / f"nut/train/good/00{i}.png", value=i)
+    for i in range(2):
+        write(tmp_path / f"bolt/test/good/00{i}.png")
+        write(tmp_path / f"bolt/test/scratch/00{i}.png")
+        write(tmp_path / f"bolt/ground_truth/scratch/00{i}_mask.png", value=255)
+    write(tmp_path / "bolt/test/dent/000.jpg")
+    write(tmp_path / "bolt/ground_truth/dent/000_mask.png", value=255)
+    (tmp_path / "bolt/test/dent/readme.txt").write_text("no image")
+    (tmp_path / "bolt/test/.hidden").mkdir()
+    write(tmp_path / "bolt/train/good/.000.png")
+    return tmp_path
+
+
+def test_the_layout_is_understood(root):
+    dataset = datasets.mvtec(root, "bolt")
+    assert (dataset.name, dataset.category) == ("mvtec", "bolt")
+    assert [r.image.name for r in dataset.train] == ["000.png", "001.png", "002.png"]
+    assert {r.label for r in dataset.train} == {0}
+    counts = collections.Counter((r.kind, r.label) for r in dataset.test)
+    assert counts == {("good", 0): 2, ("scratch", 1): 2, ("dent", 1): 1}
+    assert dataset.test[2].image.name == "000.jpg"
+    assert dataset.test[2].mask == root / "bolt/ground_truth/dent/000_mask.png"
+    assert dataset.train + dataset.test == dataset.records
+    assert dataset.has_masks
+
+
+def test_the_order_does_not_depend_on_the_file_system(root, monkeypatch):
+    expected = datasets.mvtec(root, "bolt")
+    iterdir = type(root).iterdir
+    monkeypatch.setattr(type(root), "iterdir", lambda p: sorted(iterdir(p))[::-1])
+    assert datasets.mvtec(root, "bolt") == expected
+
+
+@pytest.mark.parametrize("category", ["bolts", "../bolt", "", ".", "bolt/train"])
+def test_an_unknown_category_lists_the_others(root, category):
+    with pytest.raises(datasets.DatasetError, match="there are: bolt, nut"):
+        datasets.mvtec(root, category)
+
+
+def test_a_missing_root_is_named(tmp_path):
+    with pytest.raises(datasets.DatasetError, match="nowhere: no such folder"):
+        datasets.mvtec(tmp_path / "nowhere", "bolt")
+    with pytest.raises(datasets.DatasetError, match=r"none \(no folder with train"):
+        datasets.mvtec(tmp_path, "bolt")
+
+
+def test_an_empty_training_folder_is_named(root):
+    for path in (root / "nut/train/good").iterdir():
+        path.unlink()
+    with pytest.raises(datasets.DatasetError, match="nut/train/good: no images"):
+        datasets.mvtec(root, "nut")
+
+
+def test_a_missing_mask_is_refused_skipped_or_allowed(root):
+    lost = root / "bolt/ground_truth/scratch/001_mask.png"
+    lost.unlink()
+    with pytest.raises(
+        datasets.DatasetError, match=r"001_mask\.png: the mask of .*1\.png"
+    ):
+        datasets.mvtec(root, "bolt")
+    skipped = datasets.mvtec(root, "bolt", skip_bad=True)
+    assert len(skipped.test) == 4
+    assert [str(lost) in str(error) for error in skipped.errors] == [True]
+    allowed = datasets.mvtec(root, "bolt", require_masks=False)
+    assert len(allowed.test) == 5
+    assert not allowed.has_masks
+    with pytest.raises(datasets.DatasetError, match="there is no mask"):
+        datasets.read_mask(allowed.test[-1])
+
+
+def test_no_test_images_means_no_masks(root):
+    dataset = datasets.mvtec(root, "nut")
+    assert dataset.test == ()
+    assert not dataset.has_masks
+
+
+def test_masks_are_resized_by_nearest_neighbour(tmp_path):
+    image = write(tmp_path / "a.png", (8, 6))
+    values = np.random.default_rng(0).integers(0, 2, (6, 8), np.uint8) * 255
+    PIL.Image.fromarray(values).save(tmp_path / "m.png")
+    record = datasets.Record(image, 1, "dent", tmp_path / "m.png", "test")
+    np.testing.assert_array_equal(datasets.read_mask(record), values > 0)
+    for shape in ((6, 8), (3, 4), (4, 3), (13, 9), (256, 256)):
+        expected = PIL.Image.fromarray(values).resize(
+            shape[::-1], PIL.Image.Resampling.NEAREST
+        )
+        np.testing.assert_array_equal(
+            datasets.read_mask(record, shape), np.asarray(expected) > 0
+        )
+
+
+def test_any_value_but_black_is_anomalous_and_a_folder_is_united(tmp_path):
+    image = write(tmp_path / "a.png", (2, 2))
+    for i, values in enumerate(([[1, 0], [0, 0]], [[0, 0], [0, 200]])):
+        write(tmp_path / f"m/{i}.png")
+        PIL.Image.fromarray(np.array(values, np.uint8)).save(tmp_path / f"m/{i}.png")
+    record = datasets.Record(image, 1, "dent", tmp_path / "m", "test")
+    assert datasets.read_mask(record).tolist() == [[True, False], [False, True]]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(datasets.DatasetError, match="no mask in this folder"):
+        datasets.read_mask(record._replace(mask=tmp_path / "none"))
+
+
+def test_a_normal_image_has_an_empty_mask(tmp_path):
+    record = datasets.Record(write(tmp_path / "a.png", (3, 2)), 0, "good", None, "test")
+    assert datasets.read_mask(record).shape == (2, 3)
+    assert not datasets.read_mask(record, (5, 4)).any()
+
+
+def test_a_mask_of_another_size_names_both(tmp_path):
+    image = write(tmp_path / "a.png", (8, 6))
+    mask = write(tmp_path / "m.png", (8, 5))
+    record = datasets.Record(image, 1, "dent", mask, "test")
+    with pytest.raises(datasets.DatasetError, match=r"m\.png.*5 x 8.*a\.png is 6 x 8"):
+        datasets.read_mask(record, (6, 8))
+
+
+def test_readable_finds_damage_before_any_work(root):
+    dataset = datasets.mvtec(root, "bolt")
+    assert datasets.readable(dataset) == dataset
+    (root / "bolt/train/good/001.png").write_bytes(b"damaged")
+    with pytest.raises(images.ImageError, match=r"001\.png"):
+        datasets.readable(dataset)
+    write(root / "bolt/ground_truth/dent/000_mask.png", (3, 3), 255)
+    found = datasets.readable(dataset, skip_bad=True)
+    assert len(found.train) == 2
+    assert {r.kind for r in found.test} == {"good", "scratch"}
+    assert ["001.png" in str(found.errors[0]), "3 x 3" in str(found.errors[1])] == [
+        True
+    ] * 2
+    for record in dataset.train:
+        record.image.write_bytes(b"")
+    with pytest.raises(datasets.DatasetError, match="no training image"):
+        datasets.readable(dataset, skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("transistor", (213, 60, 40)),
+        ("toothbrush", (48, 12, 30)),
+        ("screw", (320, 41, 119)),
+    ],
+)
+def test_real_categories_are_complete(mvtec_root, name, counts):
+    dataset = datasets.mvtec(mvtec_root, name)
+    labels = [record.label for record in dataset.test]
+    assert (len(dataset.train), labels.count(0), labels.count(1)) == counts
+    assert dataset.has_masks
+    mask = datasets.read_mask(dataset.test[-1], (256, 256))
+    assert 0 < mask.mean() < 0.5
+
+
+def test_the_elpv_split_is_the_documented_one():
+    pytest.importorskip("elpv_dataset", reason="the extra demo is not installed")
+    dataset = datasets.elpv()
+    labels = [record.label for record in dataset.test]
+    assert (len(dataset.train), labels.count(0), labels.count(1)) == (300, 200, 313)
+    import elpv_dataset
+
+    folder = (datasets.base.pathlib.Path(elpv_dataset.__file__).parent) / "data"
+    table = np.loadtxt(folder / "labels.csv", dtype=str)
+    cells = sorted(p for p, y, kind in table if float(y) == 0 and kind == "mono")
+    order = np.random.RandomState(0).permutation(len(cells))
+    train = {folder / cells[i] for i in order[:300]}
+    test = {folder / cells[i] for i in order[300:500]}
+    assert {r.image for r in dataset.train} == train
+    assert {r.image for r in dataset.test if not r.label} == test
+    assert not dataset.has_masks
+    poly = datasets.elpv("poly")
+    labels = [record.label for record in poly.test]
+    assert (len(poly.train), labels.count(0), labels.count(1)) == (300, 200, 402)
+    assert images.read(poly.train[0].image).shape == (300, 300, 3)
+
+
+def test_elpv_refuses_what_it_cannot_use(tmp_path, monkeypatch):
+    with pytest.raises(datasets.DatasetError, match="there are: mono, poly"):
+        datasets.elpv("thin")
+    with pytest.raises(ValueError, match="num_train"):
+        datasets.elpv(root=tmp_path, num_train=0)
+    with pytest.raises(datasets.DatasetError, match=r"labels\.csv: not readable"):
+        datasets.elpv(root=tmp_path)
+    (tmp_path / "labels.csv").write_text("images/1.png 0.0 mono\n")
+    with pytest.raises(datasets.DatasetError, match="1 normal cells, not 2"):
+        datasets.elpv(root=tmp_path, num_train=2)
+    with pytest.raises(datasets.DatasetError, match=r"1\.png: no such image"):
+        datasets.elpv(root=tmp_path, num_train=1)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(datasets.DatasetError, match="pip install elpv-dataset"):
+        datasets.elpv()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a.png 0.0",
+        "a.png zero mono",
+        "a.png nan mono",
+        "a.png 2 mono",
+        "../a 0 mono",
+        "/a 0 mono",
+    ],
+)
+def test_bad_label_lines_are_named(tmp_path, line):
+    (tmp_path / "labels.csv").write_text(f"a.png 0 mono\n\n{line}\n")
+    with pytest.raises(datasets.DatasetError, match="line 3"):
+        datasets.elpv(root=tmp_path)
+
+
+@hypothesis.given(st.binary(max_size=60))
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_any_label_table_is_read_or_refused(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "labels"
+    folder.mkdir(exist_ok=True)
+    (folder / "labels.csv").write_bytes(data)
+    with pytest.raises(datasets.DatasetError):
+        datasets.elpv(root=folder)
