@@ -1,0 +1,139 @@
+"""From a checkpoint's tensors to weights: nothing missing, nothing left over.
+
+`fill` reads a table of names (see `names`) as a bijection: every weight is filled once,
+every tensor is used once, or is ignored because the table of the whole network knows it
+as a layer behind the last tap, a counter of batches, or a blur filter, which is checked
+against its definition instead. Anything else is an error that lists the names.
+
+Notation: ``state`` maps a checkpoint's names to arrays, ``weights`` is the nested
+dictionary that the network takes.
+
+Differs from the reference in: nothing.
+
+Reference: PyTorch's ``load_state_dict(strict=True)``, which this makes stricter.
+"""
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from gladjax.backbone import layers
+from gladjax.backbone.checkpoint import CheckpointError
+from gladjax.backbone.names import Names
+
+_SHOWN = 6
+
+
+def fill(
+    abstract: Mapping[str, Any],
+    table: Names,
+    state: Mapping[str, np.ndarray],
+    *,
+    ignored: Set[str] = frozenset(),
+    name: str = "checkpoint",
+) -> dict[str, Any]:
+    """Fills a network's weights from a checkpoint.
+
+    Args:
+      abstract: Nested dictionary of the shapes wanted.
+      table: Name in the checkpoint of each path in ``abstract``.
+      state: The checkpoint.
+      ignored: Names that the checkpoint may hold and the network does not use.
+      name: What to call the checkpoint in messages.
+
+    Returns:
+      Nested dictionary of float32 (or float64, where the tensor is) NumPy arrays.
+
+    Raises:
+      CheckpointError: If names are missing or left over, or shapes differ.
+    """
+    flat: dict[str, Any] = traverse_util.flatten_dict(dict(abstract), sep="/")
+    if set(flat) != set(table) or len(set(table.values())) != len(table):
+        raise AssertionError("the table of names does not match the network")
+    missing = [key for key in table.values() if key not in state]
+    extra = [key for key in state if key not in ignored and key not in table.values()]
+    if missing or extra:
+        raise CheckpointError(
+            f"{name} does not fit the network: {_list('missing', missing)}"
+            f"{'; ' if missing and extra else ''}{_list('not known', extra)}"
+        )
+    weights = {path: arrange(state[key]) for path, key in table.items()}
+    wrong = [
+        f"{table[path]} ({state[table[path]].shape}, wanted as {flat[path].shape})"
+        for path in table
+        if weights[path].shape != flat[path].shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{name} does not fit the network: {_list('of another shape', wrong)}"
+        )
+    return traverse_util.unflatten_dict(weights, sep="/")
+
+
+def check_filters(
+    state: Mapping[str, np.ndarray],
+    filters: Mapping[str, np.ndarray],
+    *,
+    name: str = "checkpoint",
+) -> None:
+    """Checks the fixed tensors of a checkpoint against their definition.
+
+    Args:
+      state: The checkpoint.
+      filters: The values wanted, by name; a filter that is absent is not checked.
+      name: What to call the checkpoint in messages.
+
+    Raises:
+      CheckpointError: If a filter differs in shape, or by more than 1e-6.
+    """
+    for key, wanted in filters.items():
+        found = state.get(key, wanted)
+        if found.shape != wanted.shape or not np.allclose(found, wanted, 0.0, 1e-6):
+            raise CheckpointError(
+                f"{name}: the blur filter {key} is not the one of this network "
+                f"(another filter_size?)"
+            )
+
+
+def arrange(tensor: np.ndarray) -> np.ndarray:
+    """Returns a tensor in our layout: outputs last, float32 unless float64.
+
+    Args:
+      tensor: A kernel ``(out, in, kh, kw)``, a matrix ``(out, in)`` or a vector.
+    """
+    dtype = np.float64 if tensor.dtype == np.float64 else np.float32
+    axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(tensor.ndim)
+    return np.ascontiguousarray(np.transpose(tensor, axes) if axes else tensor, dtype)
+
+
+def fold(weights: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
+    """Folds every batch norm of a network into the convolution before it.
+
+    Args:
+      weights: Nested dictionary of an unfolded network.
+      epsilon: The network's constant.
+
+    Returns:
+      Nested dictionary of the folded network.
+    """
+    if "variance" in weights:
+        return dict(layers.fold(weights, epsilon))
+    return {
+        name: fold(value, epsilon) if isinstance(value, Mapping) else value
+        for name, value in weights.items()
+    }
+
+
+def to_jax(weights: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a pytree
+    """Returns the weights as JAX arrays."""
+    return jax.tree.map(jax.numpy.asarray, dict(weights))
+
+
+def _list(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{what}: {', '.join(names[:_SHOWN])}{more}"

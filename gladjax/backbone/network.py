@@ -1,0 +1,125 @@
+"""An architecture as a pure function, and its assembly from a checkpoint.
+
+A `Family` is an NNX module class with its table of names. `Network` is the pure
+function of one member: hashable by its spec, so that two backbones of the same
+architecture share compiled programs. `assemble` turns tensors into a `Backbone`.
+
+Notation: a *spec* is the hashable description of one architecture; it has at least the
+fields ``head`` (classes of the classifier, 0 for none) and ``folded``.
+
+Differs from the reference in: nothing.
+
+Reference: the Flax documentation, "NNX functional API".
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from gladjax.backbone import convert
+from gladjax.backbone.base import Backbone, from_function
+from gladjax.backbone.checkpoint import content_hash
+from gladjax.backbone.names import Names, counters
+
+LAYERS = ("layer1", "layer2", "layer3")
+CLASSES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Architectures that share a module class.
+
+    Attributes:
+      module: NNX module class, built from a spec.
+      names: Table of names of a spec's unfolded network.
+      epsilon: Constant of its batch norms.
+      filters: Fixed tensors in the checkpoint (blur filters) and the values they must
+        have, by name.
+    """
+
+    module: Callable[[Any], nnx.Module]
+    names: Callable[[Any], Names]
+    epsilon: float
+    filters: Callable[[Any], Mapping[str, np.ndarray]] = lambda _: {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The pure function ``(weights, images) -> maps`` of one architecture."""
+
+    module: Callable[[Any], nnx.Module]
+    spec: Any
+
+    def __call__(self, weights: Any, images: Array) -> dict[str, Array]:  # noqa: ANN401
+        """Computes in the dtype of the weights."""
+        graph, _ = template(self.module, self.spec)
+        dtype = jax.tree.leaves(weights)[0].dtype
+        return nnx.merge(graph, weights)(images.astype(dtype))
+
+
+@functools.lru_cache(maxsize=64)
+def template(
+    module: Callable[[Any], nnx.Module],
+    spec: Any,  # noqa: ANN401 - any hashable spec
+) -> tuple[Any, dict[str, Any]]:
+    """Returns graph definition and abstract weights of a module, allocating nothing.
+
+    Args:
+      module: NNX module class.
+      spec: What it is built from.
+    """
+    graph, state = nnx.split(nnx.eval_shape(lambda: module(spec)))
+    return graph, nnx.to_pure_dict(state)
+
+
+def assemble(
+    family: Family,
+    spec: Any,  # noqa: ANN401 - any hashable spec
+    state: Mapping[str, np.ndarray],
+    **description: Any,  # noqa: ANN401 - keywords of from_function
+) -> Backbone:
+    """Builds a backbone from the tensors of a checkpoint.
+
+    Args:
+      family: The architecture's family.
+      spec: The architecture; ``spec.folded`` says in which form.
+      state: Tensors by name, all of them used or ignored by name.
+      **description: Keywords of `from_function`.
+
+    Returns:
+      The backbone, weights in float32 (float64 where the tensors are and x64 is on).
+
+    Raises:
+      CheckpointError: If the tensors are not exactly those of the architecture.
+    """
+    unfolded = dataclasses.replace(spec, folded=False)
+    _, abstract = template(family.module, unfolded)
+    table = family.names(unfolded)
+    whole = family.names(dataclasses.replace(unfolded, head=CLASSES))
+    filters = family.filters(dataclasses.replace(unfolded, head=CLASSES))
+    convert.check_filters(state, filters, name=description["name"])
+    ignored = set(whole.values()) | counters(whole) | set(filters)
+    weights = convert.fill(
+        abstract,
+        table,
+        state,
+        ignored=ignored - set(table.values()),
+        name=description["name"],
+    )
+    if spec.folded:
+        weights = convert.fold(weights, family.epsilon)
+    tapped = family.names(dataclasses.replace(unfolded, head=0)).values()
+    backbone = from_function(
+        Network(family.module, spec),
+        convert.to_jax(weights),
+        layers=LAYERS,
+        **description,
+    )
+    digest = content_hash({key: state[key] for key in tapped})
+    return dataclasses.replace(backbone, sha256=digest)
