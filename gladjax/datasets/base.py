@@ -206,10 +206,10 @@ def read_mask(
     whole = np.zeros(size, bool)
     for part in parts:
         mask = images.read(part).any(axis=-1)
-        found = np.shape(mask)
-        if found != size:
+        if mask.shape != size:
+            found = " x ".join(map(str, mask.shape))
             raise DatasetError(
-                f"{part}: the mask is {found[0]} x {found[1]} pixels, its "
+                f"{part}: the mask is {found} pixels, its "
                 f"image {record.image} is {size[0]} x {size[1]}; make them equal"
             )
         whole |= mask
