@@ -1,0 +1,581 @@
+"""Exact nearest component at a fraction of the work.
+
+The dense way to ``argmin_k D_k(u)`` (paper, Eq. 1) costs ``N K d^2``. Most of it proves
+the obvious: that a far component is far. A marginal of a Gaussian proves the same for
+less. For any ``P (d, r)`` of full column rank
+
+    (P'e)' (P' Sigma P)^-1 (P'e)  <=  e' Sigma^-1 e
+
+so the leading ``r`` coordinates of all samples, rotated once, bound every distance from
+below; a component whose bound plus ``log|Sigma_k| - 2 log pi_k`` exceeds the cost of
+the best so far cannot win. With the marginal covariances factored by Cholesky the
+bounds of 1, 2, ..., r coordinates are partial sums of one another, and a component is
+abandoned as soon as it can be. What survives gets its full cost, grouped by component
+(`gladjax.routing`). The labels are those of the dense argmin, and the least bound at
+which a competitor was abandoned certifies it, sample by sample.
+
+The coordinates are those that tell components apart: the leading directions of the
+spread of the means relative to the mean covariance (linear discriminants). Any choice
+is correct; this one prunes most.
+
+Bounds are computed in the precision of the mixture and lowered by more than their
+rounding, full costs in the original coordinates, so rounding never prunes a winner.
+
+Notation: ``n`` samples, ``k`` components, ``d`` features, ``r`` leading coordinates,
+``r1`` of them evaluated for all components.
+
+Differs from the reference in: nothing that shows; the paper computes all the costs.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from gladjax import routing
+from gladjax.covariance import PRECISION
+from gladjax.kernels import pairs, search
+from gladjax.mixture import AnyArray, GaussianMixture
+
+CHUNK = 32768  # Samples whose candidates are held at once.
+CAPACITY = 24  # Candidates kept for a sample before it is looked at again.
+TASK = 32  # Pairs of one component that share a pass over its rows.
+# Relative lowering of every bound, and absolute raising of every threshold.
+SLACK = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-12}
+RAISE = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-9}
+
+
+class Bounds(NamedTuple):
+    """Whitened marginals of all components, on the host.
+
+    Attributes:
+      basis: Directions of the leading coordinates, ``(d, r)``.
+      means: Means in these coordinates, ``(k, r)``.
+      rows: Packed lower-triangular whitening rows, ``(k, r (r + 1) / 2)``.
+      stage_means: Means in the first coordinates, ``(r1, k)``.
+      stage_rows: Packed first rows, ``(r1 (r1 + 1) / 2, k)``.
+      centre: Point that is taken from samples before they are rotated, ``(d,)``.
+      constants: ``log|Sigma_k| - 2 log pi_k``, infinite for dead components, ``(k,)``.
+      ids: Components of the mixture that these are, rising, ``(k,)``.
+    """
+
+    basis: np.ndarray
+    means: np.ndarray
+    rows: np.ndarray
+    stage_means: np.ndarray
+    stage_rows: np.ndarray
+    centre: np.ndarray
+    constants: np.ndarray
+    ids: np.ndarray
+
+
+class AssignInfo(NamedTuple):
+    """How an assignment came about.
+
+    Attributes:
+      margin: For each sample, the least bound (or cost) of any other component minus
+        the cost of the winner: never negative, which certifies the label.
+      survivors: Components left per sample after the first rows, mean.
+      evaluated: Full costs per sample, mean.
+      rank: Leading coordinates ``r``.
+      stage: First rows ``r1``.
+    """
+
+    margin: Float[np.ndarray, " n"]
+    survivors: float
+    evaluated: float
+    rank: int
+    stage: int
+
+
+def discriminants(mixture: GaussianMixture) -> np.ndarray:
+    """Returns directions in falling order of how well they tell components apart.
+
+    Solves ``B p = lambda W p`` with ``B`` the covariance of the means and ``W`` the
+    mean covariance, both weighted by the mixture's weights.
+
+    Args:
+      mixture: The mixture, on the host.
+
+    Returns:
+      ``(d, d)`` float64, columns normalised to ``p' W p = 1``.
+    """
+    weights = np.exp(np.asarray(mixture.log_weights, np.float64))
+    means = np.asarray(mixture.means, np.float64)
+    d = means.shape[1]
+    ranks, noise = np.asarray(mixture.ranks), np.asarray(mixture.noise, np.float64)
+    complete = ranks == d
+    within = np.eye(d) * np.sum(weights * np.where(complete, 0, noise))
+    for c in np.flatnonzero(weights > 0):
+        rows, variances = _rows(mixture, c)
+        if complete[c]:
+            root = np.linalg.inv(rows)
+            within += weights[c] * (root @ root.T)
+        else:
+            excess = variances * (variances - noise[c]) * weights[c]
+            within += (rows.T * excess) @ rows
+    centred = (means - weights @ means) * np.sqrt(weights)[:, None]
+    # A little of the identity keeps W invertible where all components are degenerate.
+    within += np.eye(d) * max(np.trace(within) / d * 1e-9, np.finfo(np.float64).tiny)
+    lower = np.linalg.cholesky(within)
+    between = np.linalg.solve(lower, centred.T)
+    _, vectors = np.linalg.eigh(between @ between.T)
+    return np.linalg.solve(lower.T, vectors[:, ::-1])
+
+
+def _rows(mixture: GaussianMixture, component: int) -> tuple[np.ndarray, np.ndarray]:
+    first = int(np.asarray(mixture.offsets)[component])
+    last = first + int(np.asarray(mixture.ranks)[component])
+    rows = np.asarray(mixture.rows)[first:last].astype(np.float64)
+    return rows, np.asarray(mixture.variances)[first:last].astype(np.float64)
+
+
+def bounds(
+    mixture: GaussianMixture,
+    *,
+    basis: np.ndarray | None = None,
+    rank: int | None = None,
+    stage: int = 8,
+    reuse: Bounds | None = None,
+    changed: np.ndarray | None = None,
+) -> Bounds:
+    """Prepares the marginals of a mixture.
+
+    Args:
+      mixture: The mixture, on the host.
+      basis: Directions, `discriminants` by default.
+      rank: Number of leading coordinates; by default up to 64.
+      stage: Rows evaluated for all components.
+      reuse: Bounds of an earlier mixture of the same components; its basis is kept.
+      changed: Components that differ from then, ``(m,)``; all by default.
+
+    Returns:
+      The marginals, factored in float64 and rounded to the mixture's precision, lowered
+      by a relative `SLACK`.
+    """
+    means = np.asarray(mixture.means, np.float64)
+    k, d = means.shape
+    dtype = np.asarray(mixture.means).dtype
+    if reuse is not None:
+        basis, rank = reuse.basis.astype(np.float64), reuse.basis.shape[1]
+        stage = reuse.stage_means.shape[0]
+    if basis is None:
+        basis = discriminants(mixture)
+    if rank is None:
+        rank = 64
+    rank = min(rank, d)
+    basis = basis[:, :rank]
+    centre = means.mean(axis=0) if reuse is None else reuse.centre.astype(np.float64)
+    low_means = ((means - centre) @ basis).astype(dtype)
+    triangle = np.tril_indices(rank)
+    if reuse is not None:
+        rows = reuse.rows.copy()
+        components = np.arange(k) if changed is None else np.asarray(changed)
+    else:
+        rows = np.zeros((k, len(triangle[0])), dtype)
+        components = np.arange(k)
+    for chunk in np.array_split(components, max(1, len(components) // 128)):
+        if len(chunk):
+            marginal = np.stack([_marginal(mixture, c, basis) for c in chunk])
+            lower = np.linalg.cholesky(marginal)
+            inverse = np.linalg.inv(lower) * np.sqrt(1 - SLACK[dtype])
+            rows[chunk] = inverse[:, triangle[0], triangle[1]].astype(dtype)
+    first = min(stage, rank)
+    return Bounds(
+        basis=basis.astype(dtype),
+        means=low_means,
+        rows=rows,
+        stage_means=np.ascontiguousarray(low_means[:, :first].T),
+        stage_rows=np.ascontiguousarray(rows[:, : first * (first + 1) // 2].T),
+        centre=centre.astype(dtype),
+        constants=_constants(mixture),
+        ids=np.arange(k, dtype=np.int32),
+    )
+
+
+def restrict(marginals: Bounds, components: np.ndarray) -> Bounds:
+    """Returns the marginals of some components only.
+
+    Args:
+      marginals: Marginals of all components.
+      components: Those to keep, rising, ``(m,)``.
+
+    Returns:
+      Marginals whose ``ids`` are the given components.
+    """
+    return marginals._replace(
+        means=marginals.means[components],
+        rows=marginals.rows[components],
+        stage_means=np.ascontiguousarray(marginals.stage_means[:, components]),
+        stage_rows=np.ascontiguousarray(marginals.stage_rows[:, components]),
+        constants=marginals.constants[components],
+        ids=marginals.ids[components],
+    )
+
+
+def _marginal(
+    mixture: GaussianMixture, component: int, basis: np.ndarray
+) -> np.ndarray:
+    """Returns ``P' Sigma_k P``."""
+    rows, variances = _rows(mixture, component)
+    noise = float(np.asarray(mixture.noise)[component])
+    if len(rows) == basis.shape[0]:
+        low = np.linalg.solve(rows.T, basis)
+        return low.T @ low
+    low = rows @ basis
+    excess = variances * (variances - noise)
+    return noise * (basis.T @ basis) + (low.T * excess) @ low
+
+
+def nearest(
+    mixture: GaussianMixture,
+    features: Float[AnyArray, "n d"],
+    *,
+    start: Int[AnyArray, " n"] | None = None,
+) -> tuple[Int[AnyArray, " n"], Float[AnyArray, " n"]]:
+    """Returns the component of least cost of every sample (Eq. 1).
+
+    Outside of a trace and on a CPU the pruned search runs in compiled kernels on the
+    host; inside ``jit`` or ``vmap``, and on accelerators, in JAX.
+
+    Args:
+      mixture: The mixture.
+      features: Samples.
+      start: A guess for each sample, -1 for none; it changes the time, never the
+        answer.
+
+    Returns:
+      The labels of the dense argmin, the first of equals, and the costs ``D_k(u)``.
+    """
+    leaves = (*jax.tree.leaves(mixture), features, start)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    if traced or jax.default_backend() != "cpu":
+        return dense(mixture, features)
+    labels, cost, _ = nearest_info(mixture, features, start=start)
+    return labels, cost
+
+
+def nearest_info(
+    mixture: GaussianMixture,
+    features: Float[AnyArray, "n d"],
+    *,
+    start: Int[AnyArray, " n"] | None = None,
+    marginals: Bounds | None = None,
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"], AssignInfo]:
+    """Returns what `nearest` returns, with a certificate and counts (on the host).
+
+    Args:
+      mixture: The mixture, concrete.
+      features: Samples; a memory-mapped array is read in chunks.
+      start: A guess for each sample, -1 for none.
+      marginals: The mixture's `bounds`, if they are at hand.
+
+    Returns:
+      Labels, costs, and how they came about.
+    """
+    mixture = jax.tree.map(np.asarray, mixture)
+    marginals = bounds(mixture) if marginals is None else marginals
+    n = features.shape[0]
+    labels = np.empty(n, np.int32)
+    cost, margin = (np.empty(n, mixture.means.dtype) for _ in range(2))
+    survivors = evaluated = 0
+    for first in range(0, n, CHUNK):
+        part = slice(first, min(first + CHUNK, n))
+        samples = np.asarray(features[part])
+        guess = np.full(len(samples), -1) if start is None else np.asarray(start[part])
+        y = project(marginals, samples)
+        settled = _settle(mixture, marginals, samples, y, guess.astype(np.int32))
+        found = _compete(mixture, marginals, samples, y, *settled)
+        labels[part], cost[part], margin[part] = found[:3]
+        survivors += found[3]
+        evaluated += found[4] + len(samples)
+    info = AssignInfo(
+        margin=margin,
+        survivors=survivors / max(n, 1),
+        evaluated=evaluated / max(n, 1),
+        rank=marginals.means.shape[1],
+        stage=marginals.stage_means.shape[0],
+    )
+    return labels, cost, info
+
+
+def _settle(
+    mixture: GaussianMixture,
+    marginals: Bounds,
+    samples: np.ndarray,
+    y: np.ndarray,
+    labels: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a living component for every sample, and its full cost."""
+    labels = labels.copy()
+    labels[~np.isfinite(marginals.constants[labels])] = -1
+    unknown = np.flatnonzero(labels < 0)
+    if len(unknown):
+        arrays = _arrays(marginals)
+        labels[unknown] = search.nearest(y[unknown], *arrays, labels[unknown], 64)[0]
+    return labels, pair_costs(mixture, samples, np.arange(len(y)), labels)
+
+
+def _compete(
+    mixture: GaussianMixture,
+    marginals: Bounds,
+    samples: np.ndarray,
+    y: np.ndarray,
+    labels: np.ndarray,
+    cost: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
+    """Lets the components of the marginals compete with the labels at hand.
+
+    Returns:
+      Labels, costs, margins, survivors of the first rows and full costs (in all).
+    """
+    position = np.full(mixture.means.shape[0], -1, np.int32)
+    position[marginals.ids] = np.arange(len(marginals.ids), dtype=np.int32)
+    owner, component, margin, survivors = candidates(
+        marginals, y, cost, skip=position[labels]
+    )
+    rival = pair_costs(mixture, samples, owner, component)
+    best, winner = cost.copy(), labels.copy()
+    np.minimum.at(best, owner, rival)
+    # Pairs are sorted by sample, then component: the first of equals wins.
+    wins = rival == best[owner]
+    winner[owner[wins][::-1]] = component[wins][::-1]
+    tied = np.flatnonzero(best == cost)
+    winner[tied] = np.minimum(winner[tied], labels[tied])
+    # The margin is to the least of all other costs and bounds.
+    others = np.where(component == winner[owner], np.inf, rival)
+    np.minimum.at(margin, owner, others.astype(margin.dtype))
+    margin = np.where(winner == labels, margin, np.minimum(margin, cost))
+    return winner, best, margin - best, survivors, len(owner)
+
+
+def project(marginals: Bounds, samples: np.ndarray) -> np.ndarray:
+    """Returns the leading coordinates of samples, ``(n, r)``."""
+    dtype = marginals.basis.dtype
+    return (samples.astype(dtype, copy=False) - marginals.centre) @ marginals.basis
+
+
+def candidates(
+    marginals: Bounds,
+    y: np.ndarray,
+    threshold: np.ndarray,
+    *,
+    skip: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Lists the components that may cost no more than a threshold.
+
+    Args:
+      marginals: Bounds of the components to look at.
+      y: Leading coordinates of the samples, ``(n, r)``.
+      threshold: Largest cost of interest, ``(n,)``.
+      skip: Position in the marginals to leave out for each sample, or -1, ``(n,)``.
+
+    Returns:
+      Pairs as two arrays, sample (in rising order) and component (rising within a
+      sample); the least bound above each threshold, ``(n,)``; and how many components
+      survived the first rows, in all.
+    """
+    n = len(y)
+    dtype = threshold.dtype
+    raised = threshold + RAISE[dtype] + 10 * np.finfo(dtype).eps * np.abs(threshold)
+    skip = np.full(n, -1, np.int32) if skip is None else skip.astype(np.int32)
+    arrays = _arrays(marginals)
+    found, ids, margin, survivors = search.within(
+        y, *arrays, raised, skip, CAPACITY, 64
+    )
+    rows, columns = np.nonzero(np.arange(CAPACITY)[None, :] < found[:, None])
+    owner, component = rows, ids[rows, columns]
+    many = np.flatnonzero(found > CAPACITY)
+    if len(many):
+        lists = [(owner[~np.isin(owner, many)], component[~np.isin(owner, many)])]
+        for part in np.array_split(many, -(-len(many) // 256)):
+            width = int(found[part].max())
+            found_, ids_, _, _ = search.within(
+                y[part], *arrays, raised[part], skip[part], width, 4
+            )
+            rows, columns = np.nonzero(np.arange(width)[None, :] < found_[:, None])
+            lists.append((part[rows], ids_[rows, columns]))
+        owner = np.concatenate([pair[0] for pair in lists])
+        component = np.concatenate([pair[1] for pair in lists])
+        order = np.argsort(owner, kind="stable")
+        owner, component = owner[order], component[order]
+    return owner, marginals.ids[component], margin, int(survivors.sum())
+
+
+def pair_costs(
+    mixture: GaussianMixture,
+    samples: np.ndarray,
+    owner: np.ndarray,
+    component: np.ndarray,
+) -> np.ndarray:
+    """Returns the full cost of (sample, component) pairs.
+
+    Args:
+      mixture: The mixture, on the host.
+      samples: ``(n, d)``.
+      owner: Sample of each pair, ``(p,)``.
+      component: Component of each pair, ``(p,)``.
+
+    Returns:
+      ``D_k(u)`` of each pair, ``(p,)``.
+    """
+    order, starts = routing.group(component, mixture.means.shape[0])
+    out = np.empty(len(owner), mixture.means.dtype)
+    out[order] = pairs.costs(
+        samples.astype(mixture.means.dtype, copy=False),
+        owner[order],
+        routing.tasks(starts, size=TASK),
+        mixture.means,
+        mixture.rows,
+        mixture.variances,
+        mixture.offsets,
+        mixture.ranks,
+        mixture.noise,
+        _constants(mixture),
+    )
+    return out
+
+
+def _constants(mixture: GaussianMixture) -> np.ndarray:
+    return mixture.log_dets - 2 * mixture.log_weights
+
+
+def _arrays(marginals: Bounds) -> tuple[np.ndarray, ...]:
+    return (
+        marginals.stage_means,
+        marginals.stage_rows,
+        marginals.means,
+        marginals.rows,
+        marginals.constants,
+    )
+
+
+def dense(
+    mixture: GaussianMixture, features: Float[AnyArray, "n d"]
+) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+    """Returns labels and costs by computing every cost, component after component.
+
+    Args:
+      mixture: The mixture.
+      features: Samples.
+
+    Returns:
+      The labels, the first of equals, and the costs; memory is ``O(n d)``.
+    """
+    features = jnp.asarray(features)
+    n, d = features.shape
+    rows, variances = jnp.asarray(mixture.rows), jnp.asarray(mixture.variances)
+    fixed = jnp.asarray(mixture.log_dets) - 2 * jnp.asarray(mixture.log_weights)
+    padded = jnp.concatenate([rows, jnp.zeros((d, d), rows.dtype)])
+    spread = jnp.concatenate([variances, jnp.ones((d,), variances.dtype)])
+
+    def visit(
+        best: tuple[Array, Array], component: tuple[Array, ...]
+    ) -> tuple[tuple[Array, Array], None]:
+        index, mean, offset, rank, noise, constant = component
+        e = features - mean[None, :]
+        used = jnp.arange(d, dtype=jnp.int32) < rank
+        own = jax.lax.dynamic_slice_in_dim(padded, offset, d) * used[:, None]
+        variance = jax.lax.dynamic_slice_in_dim(spread, offset, d)
+        y = jnp.matmul(e, own.T, precision=PRECISION)
+        back = jnp.matmul(y * variance[None, :], own, precision=PRECISION)
+        outside = jnp.sum(jnp.square(e - back), axis=1) / noise
+        cost = jnp.sum(jnp.square(y), axis=1) + jnp.where(rank < d, outside, 0)
+        cost = cost + constant
+        labels, least = best
+        better = cost < least
+        labels = jnp.where(better, index, labels)
+        return (labels, jnp.where(better, cost, least)), None
+
+    k = mixture.means.shape[0]
+    first = (jnp.zeros((n,), jnp.int32), jnp.full((n,), jnp.inf, rows.dtype))
+    components = (
+        jnp.arange(k, dtype=jnp.int32),
+        jnp.asarray(mixture.means),
+        jnp.asarray(mixture.offsets),
+        jnp.asarray(mixture.ranks),
+        jnp.asarray(mixture.noise),
+        fixed,
+    )
+    (labels, cost), _ = jax.lax.scan(visit, first, components)
+    return labels, cost
+
+
+class Tracker:
+    """The E-step of successive mixtures, computing only what may have changed.
+
+    A sample whose component is as it was keeps its cost, and only components that
+    changed can win it. (All living weights are divided by the same number when a
+    component dies, so the others stay ordered.)
+
+    Args:
+      features: Samples, ``(n, d)``, the same at every call.
+      valid: Samples that count, ``(n,)``.
+    """
+
+    REFRESH = (0, 1, 2, 4, 8, 16, 32, 64)  # Calls at which directions are chosen anew.
+
+    def __init__(self, features: np.ndarray, valid: np.ndarray) -> None:
+        """Keeps a reference to the samples; computes nothing."""
+        self._features = features
+        self._used = np.flatnonzero(valid)
+        self._calls = 0
+        self._marginals: Bounds | None = None
+        self._cost: np.ndarray | None = None
+        self._constants = np.zeros(0)
+
+    def __call__(
+        self, mixture: GaussianMixture, labels: np.ndarray, changed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+        """Assigns all valid samples.
+
+        Args:
+          mixture: The mixture, NumPy arrays.
+          labels: The last assignment, -1 for invalid samples, ``(n,)``.
+          changed: Components that differ from the last call's mixture.
+
+        Returns:
+          Labels, costs (0 for invalid samples), and the survivors of the first rows
+          and the full costs per sample.
+        """
+        refresh = self._marginals is None or self._calls in self.REFRESH
+        if refresh:
+            self._marginals = bounds(mixture)
+        else:
+            self._marginals = bounds(mixture, reuse=self._marginals, changed=changed)
+        self._calls += 1
+        n = len(labels)
+        new_labels, new_cost = labels.copy(), np.zeros(n, mixture.means.dtype)
+        dirty = np.ones(n, bool)
+        if self._cost is not None:
+            touched = np.zeros(len(mixture.means), bool)
+            touched[changed] = True
+            dirty = touched[labels]
+            shift = self._marginals.constants - self._constants
+            new_cost = self._cost + np.where(dirty, 0, shift[labels])
+        some = restrict(self._marginals, changed)
+        survivors = evaluated = 0
+        for first in range(0, len(self._used), CHUNK):
+            index = self._used[first : first + CHUNK]
+            samples = np.asarray(self._features[index])
+            y = project(self._marginals, samples)
+            for rows, anew in (
+                (np.flatnonzero(dirty[index]), True),
+                (np.flatnonzero(~dirty[index]), False),
+            ):
+                own, x, z = index[rows], samples[rows], y[rows]
+                if anew:
+                    rivals = self._marginals
+                    settled = _settle(mixture, rivals, x, z, labels[own])
+                    evaluated += len(own)
+                else:
+                    rivals, settled = some, (labels[own], new_cost[own])
+                found = _compete(mixture, rivals, x, z, *settled)
+                new_labels[own], new_cost[own] = found[:2]
+                survivors += found[3]
+                evaluated += found[4]
+        self._cost, self._constants = new_cost, self._marginals.constants
+        count = max(len(self._used), 1)
+        return new_labels, new_cost, (survivors / count, evaluated / count)

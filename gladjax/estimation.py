@@ -1,0 +1,348 @@
+"""The M-step: from labels to a mixture (paper, Eqs. 2, 3, 8, 9).
+
+Given a label per sample, each component gets its share of the samples as weight, their
+mean, and their shrunk covariance (`gladjax.covariance`). There are two forms of the
+same computation. `maximize` has static shapes, so that it can be jitted and vmapped: a
+scan over the components picks, for each, the smallest block that holds its samples.
+`Estimator` runs on the host, reads samples from wherever they lie, and remembers: a
+component whose samples did not change since the last call is not computed again.
+
+Components of fewer than ``min_count`` samples are dropped (R3); the weights are divided
+by the number of samples that remain.
+
+Notation: ``n`` samples, ``k`` components, ``d`` features.
+
+Differs from the reference in
+  1. R3, the dropping of singletons.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import threadpoolctl
+from jaxtyping import Array, Bool, Float, Int
+
+from gladjax import covariance, routing
+from gladjax.covariance import PRECISION, Factor, Shrinkage
+from gladjax.mixture import GaussianMixture
+
+FLOOR = 1e-6  # Of the mean variance of all samples (R3).
+CHUNK = 4096  # Samples of one component that are read at once.
+
+
+def ladder(largest: int) -> list[int]:
+    """Returns block sizes, two to an octave, the last one ``largest``."""
+    sizes, step = [], 8
+    while step < largest:
+        sizes += [size for size in (step, step + step // 2) if size < largest]
+        step *= 2
+    return [*sizes, largest]
+
+
+def floor_variance(features: np.ndarray, valid: np.ndarray) -> float:
+    """Returns the variance that stands in for 0: a millionth of the mean variance.
+
+    Args:
+      features: Samples, ``(n, d)``, read in chunks.
+      valid: Which of them count, ``(n,)``.
+
+    Returns:
+      ``1e-6 tr(S_all) / d``, or the smallest normal number where that is 0.
+    """
+    d = features.shape[1]
+    count, total, square = 0, np.zeros(d), np.zeros(d)
+    shift = None
+    for first in range(0, len(features), CHUNK):
+        part = np.asarray(features[first : first + CHUNK], np.float64)
+        part = part[valid[first : first + CHUNK]]
+        if len(part) == 0:
+            continue
+        shift = part[0] if shift is None else shift
+        part = part - shift
+        count += len(part)
+        total += part.sum(axis=0)
+        square += np.square(part).sum(axis=0)
+    variance = np.maximum(square / max(count, 1) - (total / max(count, 1)) ** 2, 0)
+    tiny = np.finfo(np.asarray(features[:0]).dtype).tiny
+    return float(max(FLOOR * variance.mean(), 1e6 * tiny))
+
+
+def maximize(
+    features: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    num_components: int,
+    *,
+    num_rows: int | None = None,
+    min_count: int = 2,
+    shrinkage: Shrinkage = covariance.oas,
+) -> GaussianMixture:
+    """Fits every component to the samples that carry its label.
+
+    Args:
+      features: Samples.
+      labels: Component of each sample; samples with a negative label are not used.
+      num_components: Number of components ``k``.
+      num_rows: Size of the flat array of rows, at least and by default
+        ``min(n, k d)``.
+      min_count: Components of fewer samples are dropped.
+      shrinkage: Shrinkage intensity.
+
+    Returns:
+      The mixture; dropped components have weight 0.
+    """
+    n, d = features.shape
+    dtype = features.dtype
+    num_rows = max(min(n, num_components * d), num_rows or 0)
+    classes = ladder(min(n, d))
+    used = (labels >= 0) & (labels < num_components)
+    labels = jnp.where(used, labels, num_components).astype(jnp.int32)
+    order = jnp.argsort(labels, stable=True)
+    counts = jnp.zeros((num_components + 1,), jnp.int32).at[labels].add(1)
+    counts = counts[:num_components]
+    alive = counts >= min_count
+    starts = jnp.cumsum(counts) - counts
+    total = jnp.maximum(jnp.sum(used), 1).astype(dtype)
+    middle = jnp.sum(jnp.where(used[:, None], features, 0), axis=0) / total
+    spread = jnp.where(used[:, None], features - middle[None, :], 0)
+    floor = FLOOR * jnp.sum(jnp.square(spread)) / (total * d)
+    floor = jnp.maximum(floor, 1e6 * jnp.finfo(dtype).tiny)
+    # Sorted samples, with room to read and write whole blocks past the end.
+    sorted_ = jnp.concatenate([features[order], jnp.zeros((d, d), dtype)])
+
+    def block(first: Array, count: Array, size: int) -> tuple[Array, Array]:
+        samples = jax.lax.dynamic_slice_in_dim(sorted_, first, size)
+        return samples, jnp.arange(size, dtype=jnp.int32) < count
+
+    def few(first: Array, count: Array, *, size: int) -> tuple[Array, Factor]:
+        samples, mask = block(first, count, size)
+        mean, factor = covariance.spiked(samples, mask, floor, shrinkage=shrinkage)
+        pad = d - size
+        rows = jnp.pad(factor.rows, ((0, pad), (0, 0)))
+        variances = jnp.pad(factor.variances, (0, pad), constant_values=1)
+        return mean, factor._replace(rows=rows, variances=variances)
+
+    def many(first: Array, count: Array) -> tuple[Array, Factor]:
+        def total_of(function: object, shape: tuple[int, ...]) -> Array:
+            def add(i: Array, carry: Array) -> Array:
+                samples, mask = block(first + i * d, count - i * d, d)
+                return carry + function(samples, mask[:, None])  # type: ignore[operator]
+
+            return jax.lax.fori_loop(0, -(-count // d), add, jnp.zeros(shape, dtype))
+
+        size = jnp.maximum(count, 1).astype(dtype)
+        mean = total_of(lambda x, m: jnp.sum(jnp.where(m, x, 0), axis=0), (d,)) / size
+
+        def outer(x: Array, m: Array) -> Array:
+            B = jnp.where(m, x - mean[None, :], 0)
+            return jnp.matmul(B.T, B, precision=PRECISION)
+
+        scatter = total_of(outer, (d, d))
+        return mean, covariance.whitened(scatter, count, floor, shrinkage=shrinkage)
+
+    branches = [partial(few, size=size) for size in classes]
+    if n > d:
+        branches.append(many)
+    limits = jnp.asarray(classes, jnp.int32)
+
+    def visit(
+        carry: tuple[Array, Array, Array], component: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+        rows, variances, offset = carry
+        first, count, living = component
+        branch = jnp.searchsorted(limits, count, side="left")
+        mean, factor = jax.lax.switch(branch, branches, first, count)
+        rank = jnp.where(living, factor.rank, 0)
+        own = jnp.where(living, factor.rows, 0)
+        rows = jax.lax.dynamic_update_slice_in_dim(rows, own, offset, 0)
+        own_variances = jnp.where(living, factor.variances, 1)
+        variances = jax.lax.dynamic_update_slice_in_dim(
+            variances, own_variances, offset, 0
+        )
+        carry = (rows, variances, offset + rank)
+        return carry, (mean, offset, rank, factor.noise, factor.log_det)
+
+    scratch = (
+        jnp.zeros((num_rows + d, d), dtype),
+        jnp.ones((num_rows + d,), dtype),
+        jnp.zeros((), jnp.int32),
+    )
+    (rows, variances, _), (means, offsets, ranks, noise, log_dets) = jax.lax.scan(
+        visit, scratch, (starts, counts, alive)
+    )
+    kept = jnp.where(alive, counts, 0).astype(dtype)
+    return GaussianMixture(
+        log_weights=jnp.log(kept / jnp.maximum(jnp.sum(kept), 1)),
+        means=means,
+        rows=rows[:num_rows],
+        variances=variances[:num_rows],
+        offsets=offsets,
+        ranks=ranks,
+        noise=noise,
+        log_dets=log_dets,
+    )
+
+
+@partial(jax.jit, static_argnames="shrinkage")
+def _few(
+    samples: Float[Array, "c d"],
+    count: Int[Array, ""],
+    floor: Float[Array, ""],
+    shrinkage: Shrinkage,
+) -> tuple[Float[Array, " d"], Factor]:
+    mask: Bool[Array, " c"] = jnp.arange(samples.shape[0], dtype=jnp.int32) < count
+    return covariance.spiked(samples, mask, floor, shrinkage=shrinkage)
+
+
+@partial(jax.jit, static_argnames="shrinkage")
+def _many(
+    scatter: Float[Array, "d d"],
+    count: Int[Array, ""],
+    floor: Float[Array, ""],
+    shrinkage: Shrinkage,
+) -> Factor:
+    return covariance.whitened(scatter, count, floor, shrinkage=shrinkage)
+
+
+@jax.jit
+def _scatter(
+    samples: Float[Array, "c d"], count: Int[Array, ""], mean: Float[Array, " d"]
+) -> Float[Array, "d d"]:
+    mask = jnp.arange(samples.shape[0], dtype=jnp.int32) < count
+    B = jnp.where(mask[:, None], samples - mean[None, :], 0)
+    return jnp.matmul(B.T, B, precision=PRECISION)
+
+
+class Estimator:
+    """The M-step on the host, one component at a time, only where needed.
+
+    Args:
+      features: Samples, ``(n, d)``; a memory-mapped array is read row by row.
+      floor: Variance that stands in for 0, see `floor_variance`.
+      min_count: Components of fewer samples are dropped, for good.
+      shrinkage: Shrinkage intensity.
+    """
+
+    def __init__(
+        self,
+        features: np.ndarray,
+        *,
+        floor: float,
+        min_count: int = 2,
+        shrinkage: Shrinkage = covariance.oas,
+    ) -> None:
+        """Keeps a reference to the samples; computes nothing."""
+        self._features = features
+        self._min_count = min_count
+        self._shrinkage = shrinkage
+        self._dtype = np.dtype(features.dtype)
+        self._floor = np.asarray(floor, self._dtype)
+        self._parts: dict[int, tuple[np.ndarray, ...]] = {}
+        self._labels: np.ndarray | None = None
+
+    def __call__(
+        self, labels: np.ndarray, num_components: int
+    ) -> tuple[GaussianMixture, np.ndarray]:
+        """Fits the components whose samples changed since the last call.
+
+        Args:
+          labels: Component of each sample, negative where not used, ``(n,)``.
+          num_components: Number of components, the same at every call.
+
+        Returns:
+          The mixture, NumPy arrays, dropped components with weight 0; and the
+          components that were fitted anew or dropped.
+        """
+        if self._labels is None:
+            changed = np.arange(num_components)
+        else:
+            moved = np.flatnonzero(labels != self._labels)
+            touched = np.concatenate([labels[moved], self._labels[moved]])
+            changed = np.unique(touched[touched >= 0])
+        self._labels = labels.copy()
+        order, starts = routing.group(labels, num_components)
+        counts = np.diff(starts)
+        for component in changed[counts[changed] < self._min_count]:
+            self._parts.pop(int(component), None)
+        work = changed[counts[changed] >= self._min_count]
+        work = work[np.argsort(-counts[work], kind="stable")]
+
+        def fit(component: int) -> tuple[np.ndarray, ...]:
+            return self._fit(order[starts[component] : starts[component + 1]])
+
+        with threadpoolctl.threadpool_limits(1, "blas"), ThreadPoolExecutor() as pool:
+            for component, part in zip(work, pool.map(fit, work), strict=True):
+                self._parts[int(component)] = part
+        alive = np.array([c in self._parts for c in range(num_components)], bool)
+        return self._assemble(np.where(alive, counts, 0)), changed
+
+    def _fit(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Returns mean, rows, variances, noise and log-determinant of one component."""
+        n, d = len(index), self._features.shape[1]
+        if n <= d:
+            size = next(size for size in ladder(d) if size >= n)
+            samples = np.zeros((size, d), self._dtype)
+            samples[:n] = self._features[index]
+            mean, factor = _few(samples, np.int32(n), self._floor, self._shrinkage)
+        else:
+            mean, scatter = self._moments(index)
+            factor = _many(scatter, np.int32(n), self._floor, self._shrinkage)
+        rank = int(factor.rank)
+        return (
+            np.asarray(mean),
+            np.asarray(factor.rows)[:rank].copy(),
+            np.asarray(factor.variances)[:rank].copy(),
+            np.asarray(factor.noise),
+            np.asarray(factor.log_det),
+        )
+
+    def _moments(self, index: np.ndarray) -> tuple[np.ndarray, Array]:
+        """Returns mean and scatter of many samples, read in chunks."""
+        d = self._features.shape[1]
+        chunks = [index[i : i + CHUNK] for i in range(0, len(index), CHUNK)]
+        total = np.zeros(d)
+        for chunk in chunks:
+            total += np.asarray(self._features[chunk]).sum(axis=0, dtype=np.float64)
+        mean = (total / len(index)).astype(self._dtype)
+        scatter = jnp.zeros((d, d), self._dtype)
+        sizes = ladder(CHUNK)
+        for chunk in chunks:
+            size = next(size for size in sizes if size >= len(chunk))
+            samples = np.zeros((size, d), self._dtype)
+            samples[: len(chunk)] = self._features[chunk]
+            scatter = scatter + _scatter(samples, np.int32(len(chunk)), mean)
+        return mean, scatter
+
+    def _assemble(self, counts: np.ndarray) -> GaussianMixture:
+        """Joins the components into one mixture of NumPy arrays."""
+        k, d = len(counts), self._features.shape[1]
+        dtype = self._dtype
+        parts = [self._parts.get(c) for c in range(k)]
+        ranks = np.array([0 if p is None else len(p[1]) for p in parts], np.int32)
+        offsets = (np.cumsum(ranks) - ranks).astype(np.int32)
+        means, noise, log_dets = np.zeros((k, d), dtype), np.ones(k), np.zeros(k)
+        for c, part in enumerate(parts):
+            if part is not None:
+                means[c], noise[c], log_dets[c] = part[0], part[3], part[4]
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(counts / max(counts.sum(), 1))
+        living = [part for part in parts if part is not None]
+        return GaussianMixture(
+            log_weights=log_weights.astype(dtype),
+            means=means,
+            rows=_stack([part[1] for part in living], (0, d), dtype),
+            variances=_stack([part[2] for part in living], (0,), dtype),
+            offsets=offsets,
+            ranks=ranks,
+            noise=noise.astype(dtype),
+            log_dets=log_dets.astype(dtype),
+        )
+
+
+def _stack(
+    arrays: Sequence[np.ndarray], empty: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray:
+    return np.concatenate([np.zeros(empty, dtype), *arrays])
