@@ -1,0 +1,208 @@
+"""One image against one prepared reference, from coarse to fine.
+
+The reference is prepared once (`prepare`); each image then runs through the levels
+(`align`), from the identity or from the best of the starts of the coarse search.
+
+Notation: as in `inverse_compositional`; level 0 is the finest.
+
+Differs from the reference in: (1) the outcome is judged, and a failure is the identity;
+(2) of many starts the one of least robust error wins, ties go to the least motion.
+
+Reference: Briand, Facciolo, Sanchez. "Improvements of the Inverse Compositional
+Algorithm for Parametric Motion Estimation". IPOL 8, 2018, algorithm 4.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool
+
+from gladjax.align import coarse, inverse_compositional, pyramid, transform
+from gladjax.align.inverse_compositional import Level, Progress
+from gladjax.align.plan import AlignInfo, Options, Plan
+
+__all__ = ["Prepared", "align", "prepare"]
+
+
+class Prepared(NamedTuple):
+    """The reference: its levels, the turned copies, and whether it has texture."""
+
+    levels: list[Level]
+    turned: coarse.Turned | None
+    textured: Bool[Array, ""]
+
+
+def prepare(reference: Array, mask: Array, plan: Plan) -> Prepared:
+    """Returns everything that depends on the reference alone."""
+    options = plan.options
+    finite = jnp.isfinite(reference)
+    grey = pyramid.grey(jnp.where(finite, reference, 0))
+    images = pyramid.build(grey, plan.num_levels)
+    levels = [
+        inverse_compositional.prepare(
+            image,
+            mask[:: 2**i, :: 2**i],
+            motion=plan.motion,
+            scheme=plan.scheme,
+            frame=(*plan.frame, 2.0**i),
+            border=options.border_at(i),
+            max_points=options.max_points,
+        )
+        for i, image in enumerate(images)
+    ]
+    J = levels[0].jacobian[:, :2] / levels[0].unit
+    energy = jnp.sum(jnp.where(levels[0].counted[:, None], jnp.square(J), 0))
+    count = jnp.sum(levels[0].counted.astype(J.dtype))
+    textured = jnp.all(finite) & (energy > 1e-3 * jnp.maximum(count, 1))
+    turned = None
+    if plan.coarse:
+        i = plan.search_level
+        small = plan.level_shapes(i)[1]
+        turned = coarse.turn(
+            images[i],
+            mask[:: 2**i, :: 2**i],
+            small,
+            num_angles=options.num_angles,
+            max_shift=options.max_shift,
+        )
+    return Prepared(levels, turned, textured)
+
+
+def _objective(
+    level: Level, image: Array, excess: Array, plan: Plan, border: int
+) -> tuple[Array, Array, Array]:
+    """Returns the mean robust error, the mean absolute difference, and the overlap."""
+    D, inside = inverse_compositional.residuals(level, image, excess, border=border)
+    count = jnp.maximum(jnp.sum(inside.astype(D.dtype)), 1)
+    scale = jnp.asarray(plan.options.scale_end, D.dtype)
+    errors = jnp.where(inside, plan.error(jnp.square(D), scale), 0)
+    counted = jnp.maximum(jnp.sum(level.counted.astype(D.dtype)), 1)
+    share = jnp.sum(inside.astype(D.dtype)) / counted
+    return jnp.sum(errors) / count, jnp.sum(jnp.abs(D)) / count, share
+
+
+def _refine(
+    prepared: Prepared, images: list[Array], progress: Progress, plan: Plan, i: int
+) -> Progress:
+    """Returns the motion after the iterations of level ``i``."""
+    options = plan.options
+    return inverse_compositional.refine(
+        prepared.levels[i],
+        images[i],
+        progress,
+        motion=plan.motion,
+        error=plan.error,
+        border=options.border_at(i),
+        decay=options.decay,
+        stop=(options.max_steps, options.tolerance),
+    )
+
+
+def _start(excess: Array, options: Options) -> Progress:
+    """Returns the state before the first iteration."""
+    dtype = excess.dtype
+    return Progress(
+        excess,
+        jnp.asarray(options.scale_start, dtype),
+        jnp.asarray(jnp.inf, dtype),
+        jnp.asarray(0, jnp.int32),
+    )
+
+
+def _best_start(
+    prepared: Prepared,
+    turned: coarse.Turned,
+    greys: list[Array],
+    images: list[Array],
+    plan: Plan,
+) -> Progress:
+    """Returns the refined start of least robust error, ties to the least motion."""
+    options, i = plan.options, plan.search_level
+    motions, _ = coarse.search(
+        turned,
+        greys[i],
+        plan.level_shapes(i)[0],
+        num_starts=options.num_starts,
+        max_shift=options.max_shift,
+    )
+    to_unit, from_unit = plan.frames(greys[0].dtype, i)
+    identity = jnp.eye(3, dtype=greys[0].dtype)
+    excesses = jnp.matmul(to_unit, jnp.matmul(motions, from_unit)) - identity
+    excesses = jnp.concatenate([excesses, jnp.zeros_like(excesses[:1])])
+
+    def one(excess: Array) -> tuple[Progress, Array, Array]:
+        progress = _refine(prepared, images, _start(excess, options), plan, i)
+        border = options.border_at(i)
+        found = _objective(prepared.levels[i], images[i], progress.excess, plan, border)
+        score = jnp.where(found[2] >= options.min_overlap, found[0], jnp.inf)
+        return progress, score, _corner_motion(progress.excess, plan)
+
+    progress, scores, motion = jax.vmap(one)(excesses)
+    tied = scores <= (1 + options.tie) * jnp.min(scores)
+    best = jnp.argmin(jnp.where(tied, motion, jnp.inf))
+    return jax.tree.map(lambda leaf: leaf[best], progress)
+
+
+def _corner_motion(excess: Array, plan: Plan) -> Array:
+    """Returns the mean movement of the corners of the reference, in pixels."""
+    (cx, cy), unit = plan.frame
+    corners = [[sx * cx / unit, sy * cy / unit] for sx in (-1, 1) for sy in (-1, 1)]
+    moved, _ = transform.displacement(excess, jnp.asarray(corners, excess.dtype))
+    return unit * jnp.mean(jnp.sqrt(jnp.sum(jnp.square(moved), axis=1)))
+
+
+def _extreme(excess: Array, plan: Plan) -> Array:
+    """Returns whether a motion is extreme in itself."""
+    (cx, cy), unit = plan.frame
+    linear = excess[:2, :2] + jnp.eye(2, dtype=excess.dtype)
+    area = linear[0, 0] * linear[1, 1] - linear[0, 1] * linear[1, 0]
+    x, y = cx + unit * excess[0, 2], cy + unit * excess[1, 2]
+    h, w = plan.shapes[1]
+    outside = (x < 0) | (x > w - 1) | (y < 0) | (y > h - 1)
+    return (area < 0.25) | (area > 4) | outside
+
+
+def align(prepared: Prepared, image: Array, plan: Plan) -> tuple[Array, AlignInfo]:
+    """Returns the motion and the report for one image."""
+    finite = jnp.all(jnp.isfinite(image))
+    grey = pyramid.grey(jnp.where(jnp.isfinite(image), image, 0))
+    greys = pyramid.build(grey, plan.num_levels)
+    images = [pyramid.smooth(level, plan.scheme) for level in greys]
+    none = jnp.zeros((3, 3), grey.dtype)
+    options = plan.options
+    if prepared.turned is not None:
+        progress = _best_start(prepared, prepared.turned, greys, images, plan)
+        remaining = plan.search_level
+    else:
+        progress = _start(none, options)
+        remaining = plan.num_levels
+    for i in reversed(range(remaining)):
+        if i < plan.num_levels - 1:
+            restart = jnp.asarray(options.scale_restart, grey.dtype)
+            progress = progress._replace(scale=jnp.maximum(progress.scale, restart))
+        progress = _refine(prepared, images, progress, plan, i)
+    judge = functools.partial(_objective, prepared.levels[0], images[0], plan=plan)
+    before, residual_before, _ = judge(none, border=options.border)
+    after, residual, overlap = judge(progress.excess, border=options.border)
+    implausible = _extreme(progress.excess, plan)
+    success = finite & prepared.textured & (jnp.ptp(grey) > 1e-3)
+    success &= (after <= before * (1 + 1e-6)) & (overlap >= options.min_overlap)
+    excess = jnp.where(success, progress.excess, none)
+    info = AlignInfo(
+        iterations=progress.iteration,
+        residual=jnp.where(success, residual, residual_before),
+        residual_before=residual_before,
+        overlap=overlap,
+        displacement=_corner_motion(excess, plan),
+        success=success,
+        implausible=implausible,
+    )
+    to_unit, from_unit = plan.frames(grey.dtype, 0)
+    moved = jnp.matmul(
+        from_unit, jnp.matmul(excess, to_unit, precision="highest"), precision="highest"
+    )
+    T = jnp.eye(3, dtype=grey.dtype) + moved
+    return T / T[2, 2], info
