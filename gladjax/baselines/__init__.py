@@ -1,1 +1,16 @@
-"""gladjax."""
+"""The other systems of the paper's tables, on the same feature maps.
+
+Each module has ``fit(key, features, *, valid=None, ...) -> model`` and
+``score(model, features) -> (maps, scores)``: maps ``(n, H, W)`` at the size of the
+image, scores ``(n,)``, higher is more anomalous. ``draem`` is trained on images instead
+of features.
+"""
+
+from gladjax.baselines import grids as grids
+from gladjax.baselines import mahaad as mahaad
+from gladjax.baselines import neighbors as neighbors
+from gladjax.baselines import padim as padim
+from gladjax.baselines import patchcore as patchcore
+from gladjax.baselines import spade as spade
+
+__all__ = ["grids", "mahaad", "neighbors", "padim", "patchcore", "spade"]
