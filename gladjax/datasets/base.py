@@ -87,7 +87,12 @@ class Dataset:
 
 
 def build(
-    name: str, category: str, records: Iterable[Record], *, skip_bad: bool = False
+    name: str,
+    category: str,
+    records: Iterable[Record],
+    *,
+    skip_bad: bool = False,
+    errors: Iterable[ValueError] = (),
 ) -> Dataset:
     """Sorts and checks records, as every loader does last.
 
@@ -97,26 +102,27 @@ def build(
       records: The records in any order.
       skip_bad: Whether records whose mask or image file is missing are left out and
         listed in ``errors``, instead of refused.
+      errors: Why records were left out before.
 
     Raises:
       DatasetError: If a file is missing, an image occurs in both splits or twice, a
         training record is anomalous, a kind is no plain name, or nothing normal is left
         to train on.
     """
-    good, errors = [], []
+    good, bad = [], list(errors)
     for record in sorted(records, key=_order):
         problem = _problem(record)
         if problem is None:
             good.append(record)
         elif skip_bad:
-            errors.append(DatasetError(problem))
+            bad.append(DatasetError(problem))
         else:
             raise DatasetError(problem)
     counts = collections.Counter(record.image for record in good)
     for path, count in counts.items():
         if count > 1:
             raise DatasetError(f"{path}: listed {count} times; list it once")
-    dataset = Dataset(name, category, tuple(good), tuple(errors))
+    dataset = Dataset(name, category, tuple(good), tuple(bad))
     if not dataset.train:
         raise DatasetError(f"{name}, {category}: no normal training images")
     return dataset
@@ -263,8 +269,8 @@ def find_category(
     return files.inside(base, category)
 
 
-def take(cells: Sequence[pathlib.Path], *, seed: int = 0) -> list[pathlib.Path]:
-    """Returns paths sorted and then permuted by ``numpy.random.RandomState(seed)``."""
-    order = np.random.RandomState(seed).permutation(len(cells))
-    ranked = sorted(cells)
+def take(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """Returns paths sorted and then permuted by ``numpy.random.RandomState(0)``."""
+    order = np.random.RandomState(0).permutation(len(paths))
+    ranked = sorted(paths)
     return [ranked[i] for i in order]
