@@ -143,6 +143,11 @@ def test_unreadable_files_are_named_with_a_remedy(tmp_path, colour):
         assert name in str(caught.value)
     with pytest.raises(images.ImageError, match="text"):
         images.shape(tmp_path / "text.png")
+    with pytest.raises(images.ImageError, match="bytes 7: no image"):
+        images.decode(b"text", name="bytes 7")
+    np.testing.assert_array_equal(
+        images.decode(whole), images.read(tmp_path / "whole.png")
+    )
     for path in (tmp_path / "none.png", tmp_path, "a\0b.png"):
         with pytest.raises(images.ImageError):
             images.read(path)

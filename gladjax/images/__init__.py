@@ -6,6 +6,7 @@
 from gladjax.images.pixels import MAX_PIXELS as MAX_PIXELS
 from gladjax.images.pixels import SUFFIXES as SUFFIXES
 from gladjax.images.pixels import ImageError as ImageError
+from gladjax.images.pixels import decode as decode
 from gladjax.images.pixels import read as read
 from gladjax.images.pixels import resize as resize
 from gladjax.images.pixels import shape as shape
@@ -23,6 +24,7 @@ __all__ = [
     "ImageError",
     "Lazy",
     "check",
+    "decode",
     "outcomes",
     "prefetch",
     "read",

@@ -18,6 +18,7 @@ Differs from the reference in:
 Reference: Pillow, https://pillow.readthedocs.io.
 """
 
+import io
 import os
 import pathlib
 from collections.abc import Callable
@@ -67,27 +68,50 @@ def read(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """
     file = pathlib.Path(path)
     try:
-        if not file.is_file():
-            raise ImageError(f"{file}: no such image file; check the path")
-        if file.stat().st_size == 0:
-            raise ImageError(f"{file}: the file is empty; copy it again")
+        known = file.is_file()
+        empty = known and file.stat().st_size == 0
+    except (OSError, ValueError) as e:
+        raise ImageError(f"{file}: {e}; check the path") from e
+    if not known:
+        raise ImageError(f"{file}: no such image file; check the path")
+    if empty:
+        raise ImageError(f"{file}: the file is empty; copy it again")
+    return _decode(file, str(file), max_pixels)
+
+
+def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decodes the bytes of an image file as RGB, as `read` does.
+
+    Args:
+      data: The contents of a file.
+      name: What errors call it.
+      max_pixels: The largest width times height that is decoded.
+
+    Raises:
+      ImageError: As in `read`.
+    """
+    return _decode(io.BytesIO(data), name, max_pixels)
+
+
+def _decode(file: pathlib.Path | io.BytesIO, name: str, max_pixels: int) -> np.ndarray:
+    """Decodes an image, and makes any failure an `ImageError`."""
+    try:
         with PIL.Image.open(file, formats=_FORMATS) as image:
-            _check_size(file, image.size, max_pixels)
+            _check_size(name, image.size, max_pixels)
             image.load()
-            _check_size(file, image.size, max_pixels)
-            array = _rgb(file, image)
-            return _upright(array, _orientation(image))
+            _check_size(name, image.size, max_pixels)
+            return _upright(_rgb(name, image), _orientation(image))
     except ImageError:
         raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as e:
-        raise ImageError(f"{file}: {e}; reduce it or raise the limit") from e
+        raise ImageError(f"{name}: {e}; reduce it or raise the limit") from e
     except PIL.UnidentifiedImageError as e:
         remedy = "copy it again or convert it to PNG"
-        raise ImageError(f"{file}: no image of a known format; {remedy}") from e
+        raise ImageError(f"{name}: no image of a known format; {remedy}") from e
     except Exception as e:  # A damaged file can raise nearly anything in Pillow.
         reason = str(e) or type(e).__name__
         remedy = "it is damaged or cut short, copy it again or leave it out"
-        raise ImageError(f"{file}: cannot be decoded ({reason}); {remedy}") from e
+        raise ImageError(f"{name}: cannot be decoded ({reason}); {remedy}") from e
 
 
 def shape(path: StrPath) -> tuple[int, int]:
@@ -111,7 +135,7 @@ def shape(path: StrPath) -> tuple[int, int]:
     return (int(width), int(height)) if turned else (int(height), int(width))
 
 
-def _check_size(file: pathlib.Path, size: tuple[int, int], max_pixels: int) -> None:
+def _check_size(file: str, size: tuple[int, int], max_pixels: int) -> None:
     """Refuses images without pixels and images with too many."""
     width, height = size
     if width < 1 or height < 1:
@@ -123,7 +147,7 @@ def _check_size(file: pathlib.Path, size: tuple[int, int], max_pixels: int) -> N
         )
 
 
-def _rgb(file: pathlib.Path, image: PIL.Image.Image) -> np.ndarray:
+def _rgb(file: str, image: PIL.Image.Image) -> np.ndarray:
     """Converts a decoded image of any mode to (h, w, 3)."""
     if image.mode == "F" or image.mode.startswith("I"):
         return np.repeat(_deep_grey(file, image)[..., None], 3, axis=-1)
@@ -132,7 +156,7 @@ def _rgb(file: pathlib.Path, image: PIL.Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"), np.uint8)
 
 
-def _deep_grey(file: pathlib.Path, image: PIL.Image.Image) -> np.ndarray:
+def _deep_grey(file: str, image: PIL.Image.Image) -> np.ndarray:
     """Brings grey values of 16 bits or floats to 0 to 255 as float32."""
     values = np.asarray(image).astype(np.float64)
     limit, scale = (255, 1) if image.mode == "F" else (65535, 257)
