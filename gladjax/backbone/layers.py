@@ -3,7 +3,8 @@
 A published checkpoint holds a convolution and the statistics of the batch norm behind
 it; inference needs only their product, one kernel and one bias. `ConvNorm` is both
 forms in one module: ``folded`` says which. `fold` turns the weights of the first form
-into those of the second.
+into those of the second. While an unfolded module is ``calibrating``, it replaces its
+statistics by those of the batch.
 
 Notation: kernels are ``(kh, kw, c_in, c_out)``, maps ``(n, h, w, c)``.
 
@@ -59,7 +60,7 @@ class ConvNorm(nnx.Module):
           folded: Whether the batch norm is part of kernel and bias.
         """
         self.stride, self.pad, self.depthwise = stride, pad, depthwise
-        self.epsilon, self.folded = epsilon, folded
+        self.epsilon, self.folded, self.calibrating = epsilon, folded, False
         shape = (size, size, 1 if depthwise else dim_in, dim_out)
         self.kernel = nnx.Param(jnp.zeros(shape))
         if folded:
@@ -79,6 +80,9 @@ class ConvNorm(nnx.Module):
         y = apply(x, kernel, stride=self.stride, pads=pads)
         if self.folded:
             return y + _channelwise(self.bias[...])
+        if self.calibrating:
+            self.mean = nnx.Param(jnp.mean(y, axis=(0, 1, 2)))
+            self.variance = nnx.Param(jnp.var(y, axis=(0, 1, 2)))
         gain = self.scale[...] * lax.rsqrt(self.variance[...] + self.epsilon)
         return (y - _channelwise(self.mean[...])) * _channelwise(gain) + _channelwise(
             self.offset[...]

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from gladjax.backbone import convert
 from gladjax.backbone.base import Backbone, from_function
@@ -53,12 +53,12 @@ class Family:
 class Network:
     """The pure function ``(weights, images) -> maps`` of one architecture."""
 
-    module: Callable[[Any], nnx.Module]
+    family: Family
     spec: Any
 
     def __call__(self, weights: Any, images: Array) -> dict[str, Array]:  # noqa: ANN401
         """Computes in the dtype of the weights."""
-        graph, _ = template(self.module, self.spec)
+        graph, _ = template(self.family.module, self.spec)
         dtype = jax.tree.leaves(weights)[0].dtype
         return nnx.merge(graph, weights)(images.astype(dtype))
 
@@ -116,10 +116,64 @@ def assemble(
         weights = convert.fold(weights, family.epsilon)
     tapped = family.names(dataclasses.replace(unfolded, head=0)).values()
     backbone = from_function(
-        Network(family.module, spec),
+        Network(family, spec),
         convert.to_jax(weights),
         layers=LAYERS,
         **description,
     )
     digest = content_hash({key: state[key] for key in tapped})
     return dataclasses.replace(backbone, sha256=digest)
+
+
+def fold(backbone: Backbone) -> Backbone:
+    """Folds the batch norms of a backbone into its convolutions.
+
+    Args:
+      backbone: A backbone of a named network.
+
+    Returns:
+      The same function with fewer operations; a folded backbone is returned as it is.
+
+    Raises:
+      ValueError: If the backbone is not one of a named network.
+    """
+    function = described(backbone)
+    if function.spec.folded:
+        return backbone
+    weights = jax.tree.map(np.asarray, backbone.weights)
+    return dataclasses.replace(
+        backbone,
+        weights=convert.to_jax(convert.fold(weights, function.family.epsilon)),
+        apply=Network(function.family, dataclasses.replace(function.spec, folded=True)),
+    )
+
+
+def classify(
+    backbone: Backbone, images: Float[Array, "n h w 3"]
+) -> Float[Array, "n classes"]:
+    """Returns the logits of the classifier of a backbone loaded with ``head=True``.
+
+    Args:
+      backbone: A backbone with its head.
+      images: Preprocessed batch.
+
+    Raises:
+      ValueError: If the backbone has no head.
+    """
+    if not described(backbone).spec.head:
+        raise ValueError(f"{backbone.name} was built without its head (head=True)")
+    return backbone.apply(backbone.weights, images)["logits"]
+
+
+def described(backbone: Backbone) -> Network:
+    """Returns the function of a backbone, which must be that of a named network.
+
+    Args:
+      backbone: A backbone.
+
+    Raises:
+      ValueError: If its function is another one.
+    """
+    if not isinstance(backbone.apply, Network):
+        raise ValueError(f"{backbone.name} is no network of this package's families")
+    return backbone.apply
