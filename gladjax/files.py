@@ -31,7 +31,7 @@ MAX_JSON_BYTES = 64 * 2**20
 
 
 @contextlib.contextmanager
-def atomic(path: StrPath, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic(path: StrPath, *, mode: str = "wb") -> Iterator[IO[Any]]:
     r"""Opens a file for writing that appears under its name only when it is complete.
 
     The folder is created where it is missing. Data go to a hidden file beside ``path``,
@@ -97,7 +97,7 @@ def write_json(path: StrPath, value: object) -> None:
       TypeError: If something has no JSON form. Both name the place in the value.
     """
     text = json.dumps(_plain(value, "value"), indent=2, sort_keys=True, allow_nan=False)
-    with atomic(path, "w") as file:
+    with atomic(path, mode="w") as file:
         file.write(text + "\n")
 
 

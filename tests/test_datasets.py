@@ -112,7 +112,7 @@ def test_masks_are_resized_by_nearest_neighbour(tmp_path):
             shape[::-1], PIL.Image.Resampling.NEAREST
         )
         np.testing.assert_array_equal(
-            datasets.read_mask(record, shape), np.asarray(expected) > 0
+            datasets.read_mask(record, shape=shape), np.asarray(expected) > 0
         )
 
 
@@ -131,7 +131,7 @@ def test_any_value_but_black_is_anomalous_and_a_folder_is_united(tmp_path):
 def test_a_normal_image_has_an_empty_mask(tmp_path):
     record = datasets.Record(write(tmp_path / "a.png", (3, 2)), 0, "good", None, "test")
     assert datasets.read_mask(record).shape == (2, 3)
-    assert not datasets.read_mask(record, (5, 4)).any()
+    assert not datasets.read_mask(record, shape=(5, 4)).any()
 
 
 def test_a_mask_of_another_size_names_both(tmp_path):
@@ -139,7 +139,7 @@ def test_a_mask_of_another_size_names_both(tmp_path):
     mask = write(tmp_path / "m.png", (8, 5))
     record = datasets.Record(image, 1, "dent", mask, "test")
     with pytest.raises(datasets.DatasetError, match=r"m\.png.*5 x 8.*a\.png is 6 x 8"):
-        datasets.read_mask(record, (6, 8))
+        datasets.read_mask(record, shape=(6, 8))
 
 
 def test_readable_finds_damage_before_any_work(root):
@@ -174,7 +174,7 @@ def test_real_categories_are_complete(mvtec_root, name, counts):
     labels = [record.label for record in dataset.test]
     assert (len(dataset.train), labels.count(0), labels.count(1)) == counts
     assert dataset.has_masks
-    mask = datasets.read_mask(dataset.test[-1], (256, 256))
+    mask = datasets.read_mask(dataset.test[-1], shape=(256, 256))
     assert 0 < mask.mean() < 0.5
 
 
@@ -194,7 +194,7 @@ def test_the_elpv_split_is_the_documented_one():
     assert {r.image for r in dataset.train} == train
     assert {r.image for r in dataset.test if not r.label} == test
     assert not dataset.has_masks
-    poly = datasets.elpv("poly")
+    poly = datasets.elpv(category="poly")
     labels = [record.label for record in poly.test]
     assert (len(poly.train), labels.count(0), labels.count(1)) == (300, 200, 402)
     assert images.read(poly.train[0].image).shape == (300, 300, 3)
@@ -202,7 +202,7 @@ def test_the_elpv_split_is_the_documented_one():
 
 def test_elpv_refuses_what_it_cannot_use(tmp_path, monkeypatch):
     with pytest.raises(datasets.DatasetError, match="there are: mono, poly"):
-        datasets.elpv("thin")
+        datasets.elpv(category="thin")
     with pytest.raises(ValueError, match="num_train"):
         datasets.elpv(root=tmp_path, num_train=0)
     with pytest.raises(datasets.DatasetError, match=r"labels\.csv: not readable"):

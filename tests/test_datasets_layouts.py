@@ -163,7 +163,7 @@ MAKERS = {
 def test_the_published_layout_is_read(tmp_path, name):
     category, (train, good, bad), kinds = MAKERS[name](tmp_path)
     root = tmp_path / "list.csv" if name == "csv" else tmp_path
-    dataset = datasets.load(name, root, category)
+    dataset = datasets.load(name, root=root, category=category)
     assert dataset.name == name
     assert dataset.category == (
         category or ("list" if name == "csv" else tmp_path.name)
@@ -195,15 +195,15 @@ def test_loco_masks_are_united_and_validation_joins_on_demand(tmp_path):
 )
 def test_a_missing_mask_is_refused_or_skipped_everywhere(tmp_path, name):
     category, *_ = MAKERS[name](tmp_path)
-    record = datasets.load(name, tmp_path, category).test[-1]
+    record = datasets.load(name, root=tmp_path, category=category).test[-1]
     gone = record.mask.rename(tmp_path / "gone")
     with pytest.raises(datasets.DatasetError, match="is missing; add it"):
-        datasets.load(name, tmp_path, category)
-    skipped = datasets.load(name, tmp_path, category, skip_bad=True)
+        datasets.load(name, root=tmp_path, category=category)
+    skipped = datasets.load(name, root=tmp_path, category=category, skip_bad=True)
     assert record not in skipped.records
     assert len(skipped.errors) == 1
     gone.rename(record.mask)
-    assert record in datasets.load(name, tmp_path, category).records
+    assert record in datasets.load(name, root=tmp_path, category=category).records
 
 
 @pytest.mark.parametrize("name", ["kolektor_sdd", "kolektor_sdd2"])
@@ -212,11 +212,11 @@ def test_kolektor_masks_must_be_there_and_readable(tmp_path, name):
     masks = sorted([*tmp_path.rglob("*_label.bmp"), *tmp_path.rglob("*_GT.png")])
     masks[0].write_bytes(b"damaged")
     with pytest.raises(images.ImageError, match=masks[0].name):
-        datasets.load(name, tmp_path)
-    assert len(datasets.load(name, tmp_path, skip_bad=True).errors) == 1
+        datasets.load(name, root=tmp_path)
+    assert len(datasets.load(name, root=tmp_path, skip_bad=True).errors) == 1
     masks[0].unlink()
     with pytest.raises(datasets.DatasetError, match="is missing; add it"):
-        datasets.load(name, tmp_path)
+        datasets.load(name, root=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_kolektor_masks_must_be_there_and_readable(tmp_path, name):
 def test_unknown_categories_list_the_others(tmp_path, name):
     category, *_ = MAKERS[name](tmp_path)
     with pytest.raises(datasets.DatasetError, match=f"there are: {category}"):
-        datasets.load(name, tmp_path, "no_such")
+        datasets.load(name, root=tmp_path, category="no_such")
 
 
 def test_unsplit_sets_do_not_overlap_and_are_stable(tmp_path):
@@ -240,21 +240,25 @@ def test_unsplit_sets_do_not_overlap_and_are_stable(tmp_path):
 def test_missing_roots_are_named(tmp_path):
     for name in datasets.LOADERS:
         with pytest.raises(datasets.DatasetError, match="nowhere"):
-            datasets.load(name, tmp_path / "nowhere", "mono" if name == "elpv" else "x")
+            datasets.load(
+                name,
+                root=tmp_path / "nowhere",
+                category="mono" if name == "elpv" else "x",
+            )
 
 
 def test_load_says_what_it_needs(tmp_path):
     with pytest.raises(datasets.DatasetError, match="there are: mvtec, "):
-        datasets.load("imagenet", tmp_path)
+        datasets.load("imagenet", root=tmp_path)
     with pytest.raises(datasets.DatasetError, match="say where"):
         datasets.load("mvtec")
     with pytest.raises(datasets.DatasetError, match="say which category"):
-        datasets.load("visa", tmp_path)
+        datasets.load("visa", root=tmp_path)
 
 
 def test_a_folder_may_be_bare_or_have_train(tmp_path):
     write(tmp_path, "a.png", "b.png")
-    bare = datasets.folder(tmp_path, "bolts")
+    bare = datasets.folder(tmp_path, category="bolts")
     assert (bare.category, len(bare.train), bare.test) == ("bolts", 2, ())
     write(tmp_path, "train/0.png", "test/dent/0.png")
     mixed = datasets.folder(tmp_path)
@@ -323,9 +327,11 @@ def test_any_table_is_read_or_refused(tmp_path_factory, data):
 @pytest.mark.parametrize("category", ["texture", "plate"])
 def test_the_synthetic_set_is_a_tree_from_a_seed(tmp_path, category):
     options = {"num_train": 3, "num_good": 2, "num_bad": 2, "size": 48}
-    dataset = datasets.write_synthetic(tmp_path / "a", category, **options)
-    again = datasets.write_synthetic(tmp_path / "b", category, **options)
-    other = datasets.write_synthetic(tmp_path / "c", category, seed=1, **options)
+    dataset = datasets.write_synthetic(tmp_path / "a", category=category, **options)
+    again = datasets.write_synthetic(tmp_path / "b", category=category, **options)
+    other = datasets.write_synthetic(
+        tmp_path / "c", category=category, seed=1, **options
+    )
     assert len(dataset.train) == 3
     assert dataset.has_masks
     for one, two, three in zip(
@@ -345,7 +351,7 @@ def test_synthetic_defects_are_seen_where_the_mask_says(category):
     for kind in datasets.synthetic.KINDS[category]:
         inside, outside = [], []
         for number in range(6):
-            image, mask = datasets.draw(category, kind, number=number)
+            image, mask = datasets.draw(category, kind=kind, number=number)
             distance = np.abs(image - mean).mean(-1) / spread.mean(-1)
             inside.append(distance[mask].mean())
             outside.append(distance[~mask].mean())
@@ -363,11 +369,11 @@ def test_synthetic_options_are_checked(tmp_path):
     with pytest.raises(ValueError, match="there are: texture, plate"):
         datasets.draw("bottle")
     with pytest.raises(ValueError, match="no kind 'missing' in texture"):
-        datasets.draw("texture", "missing")
+        datasets.draw("texture", kind="missing")
     with pytest.raises(ValueError, match="size"):
         datasets.draw("texture", size=8)
     with pytest.raises(ValueError, match="num_train"):
         datasets.write_synthetic(tmp_path, num_train=0)
     with pytest.raises(ValueError, match="there are"):
-        datasets.write_synthetic(tmp_path, "../up")
+        datasets.write_synthetic(tmp_path, category="../up")
     assert list(pathlib.Path(tmp_path).iterdir()) == []

@@ -23,7 +23,7 @@ needs_extra = pytest.mark.skipif(
 def category(tmp_path):
     """A synthetic set that stands in for a category of MVTec AD."""
     options = {"num_train": 12, "num_good": 2, "num_bad": 1, "size": 24}
-    datasets.write_synthetic(tmp_path / "made", "texture", **options)
+    datasets.write_synthetic(tmp_path / "made", **options)
     (tmp_path / "manual").mkdir()
     (tmp_path / "made" / "texture").rename(tmp_path / "manual" / "grid")
     return datasets.mvtec(tmp_path / "manual", "grid")

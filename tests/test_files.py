@@ -36,7 +36,7 @@ def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path.write_text("old")
 
     def fail():
-        with files.atomic(path, "w") as file:
+        with files.atomic(path, mode="w") as file:
             file.write("new")
             raise error
 
@@ -83,14 +83,17 @@ def test_interrupted_writer_cleans_up(tmp_path):
 
 
 def test_text_is_utf8_with_plain_line_ends(tmp_path):
-    with files.atomic(tmp_path / "a", "w") as file:
+    with files.atomic(tmp_path / "a", mode="w") as file:
         file.write("ä\n")
     assert (tmp_path / "a").read_bytes() == b"\xc3\xa4\n"
 
 
 @pytest.mark.parametrize("mode", ["r", "a", "xb", "w+"])
 def test_other_modes_are_refused(tmp_path, mode):
-    with pytest.raises(ValueError, match="mode"), files.atomic(tmp_path / "a", mode):
+    with (
+        pytest.raises(ValueError, match="mode"),
+        files.atomic(tmp_path / "a", mode=mode),
+    ):
         pass
 
 
@@ -104,7 +107,7 @@ def test_folders_and_devices_are_not_replaced(tmp_path):
 def test_a_symbolic_link_is_replaced_not_followed(tmp_path):
     (tmp_path / "target").write_text("kept")
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    with files.atomic(tmp_path / "link", "w") as file:
+    with files.atomic(tmp_path / "link", mode="w") as file:
         file.write("new")
     assert (tmp_path / "target").read_text() == "kept"
     assert not (tmp_path / "link").is_symlink()

@@ -183,7 +183,7 @@ def readable(dataset: Dataset, *, skip_bad: bool = False) -> Dataset:
 
 
 def read_mask(
-    record: Record, shape: tuple[int, int] | None = None
+    record: Record, *, shape: tuple[int, int] | None = None
 ) -> Bool[np.ndarray, "h w"]:
     """Reads the anomalous pixels of a record.
 

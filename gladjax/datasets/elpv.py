@@ -35,8 +35,8 @@ MAX_LABEL_BYTES = 2**24
 
 
 def elpv(
-    category: str = "mono",
     *,
+    category: str = "mono",
     root: StrPath | None = None,
     num_train: int = 300,
     num_test: int = 200,

@@ -30,7 +30,7 @@ _RESERVED = ("test", "ground_truth")
 
 
 def folder(
-    root: StrPath, category: str | None = None, *, skip_bad: bool = False
+    root: StrPath, *, category: str | None = None, skip_bad: bool = False
 ) -> Dataset:
     """Lists the images of a folder.
 

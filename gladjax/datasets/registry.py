@@ -32,9 +32,9 @@ _MANY = ("mvtec", "mvtec_ad2", "mvtec_loco", "visa", "btad", "mpdd", "dagm")
 
 def load(
     name: str,
+    *,
     root: StrPath | None = None,
     category: str | None = None,
-    *,
     skip_bad: bool = False,
 ) -> Dataset:
     """Lists one category of a data set by name.
@@ -54,10 +54,10 @@ def load(
     if name not in LOADERS:
         raise DatasetError(f"no data set {name!r}; there are: {', '.join(LOADERS)}")
     if name == "elpv":
-        return elpv(category or "mono", root=root, skip_bad=skip_bad)
+        return elpv(category=category or "mono", root=root, skip_bad=skip_bad)
     if root is None:
         raise DatasetError(f"{name}: say where the data are")
     if category is None and name in _MANY:
         raise DatasetError(f"{name}: say which category of {root}")
-    given = () if category is None else (category,)
-    return LOADERS[name](root, *given, skip_bad=skip_bad)
+    named = {} if category is None else {"category": category}
+    return LOADERS[name](root, skip_bad=skip_bad, **named)

@@ -80,7 +80,7 @@ def _dagm(folder: pathlib.Path, split: Split) -> Iterator[Record]:
 
 
 def kolektor_sdd(
-    root: StrPath, category: str = "kolektor_sdd", *, skip_bad: bool = False
+    root: StrPath, *, category: str = "kolektor_sdd", skip_bad: bool = False
 ) -> Dataset:
     """Lists KolektorSDD, commutators with cracks; every mask is read.
 
@@ -112,7 +112,7 @@ def kolektor_sdd(
 
 
 def kolektor_sdd2(
-    root: StrPath, category: str = "kolektor_sdd2", *, skip_bad: bool = False
+    root: StrPath, *, category: str = "kolektor_sdd2", skip_bad: bool = False
 ) -> Dataset:
     """Lists KolektorSDD2; every mask is read.
 
@@ -172,7 +172,7 @@ def _by_mask(
 
 
 def magnetic_tile(
-    root: StrPath, category: str = "magnetic_tile", *, skip_bad: bool = False
+    root: StrPath, *, category: str = "magnetic_tile", skip_bad: bool = False
 ) -> Dataset:
     """Lists the magnetic tile defects.
 

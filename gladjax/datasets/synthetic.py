@@ -29,7 +29,7 @@ Plane = Float64[np.ndarray, "h w"]
 
 
 def draw(
-    category: str, kind: str = GOOD, *, number: int = 0, seed: int = 0, size: int = 96
+    category: str, *, kind: str = GOOD, number: int = 0, seed: int = 0, size: int = 96
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
     """Draws one image and its mask.
 
@@ -116,8 +116,8 @@ def _defect(
 
 def write_synthetic(
     root: StrPath,
-    category: str = "texture",
     *,
+    category: str = "texture",
     seed: int = 0,
     num_train: int = 20,
     num_good: int = 6,
@@ -153,7 +153,7 @@ def write_synthetic(
         images.write_png(base / name, image)
     for kind in KINDS[category]:
         for number in range(num_bad):
-            image, mask = draw(category, kind, number=number, seed=seed, size=size)
+            image, mask = draw(category, kind=kind, number=number, seed=seed, size=size)
             images.write_png(base / "test" / kind / f"{number:03d}.png", image)
             name = f"{number:03d}_mask.png"
             images.write_png(base / "ground_truth" / kind / name, 255 * mask)

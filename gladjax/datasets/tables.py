@@ -32,7 +32,7 @@ _LABELS = {"": 0, "0": 0, "normal": 0, "good": 0, "1": 1, "anomaly": 1, "anomalo
 
 
 def listed(
-    path: StrPath, category: str | None = None, *, skip_bad: bool = False
+    path: StrPath, *, category: str | None = None, skip_bad: bool = False
 ) -> Dataset:
     """Lists the images of a CSV file.
 
