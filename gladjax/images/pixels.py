@@ -18,6 +18,7 @@ Differs from the reference in:
 Reference: Pillow, https://pillow.readthedocs.io.
 """
 
+import functools
 import io
 import os
 import pathlib
@@ -96,7 +97,7 @@ def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) ->
 def _decode(file: pathlib.Path | io.BytesIO, name: str, max_pixels: int) -> np.ndarray:
     """Decodes an image, and makes any failure an `ImageError`."""
     try:
-        with PIL.Image.open(file, formats=_FORMATS) as image:
+        with PIL.Image.open(file, formats=_formats()) as image:
             _check_size(name, image.size, max_pixels)
             image.load()
             _check_size(name, image.size, max_pixels)
@@ -125,7 +126,7 @@ def shape(path: StrPath) -> tuple[int, int]:
     """
     file = pathlib.Path(path)
     try:
-        with PIL.Image.open(file, formats=_FORMATS) as image:
+        with PIL.Image.open(file, formats=_formats()) as image:
             size = getattr(image, "tag_v2", {})  # Pillow has turned a TIFF's size.
             width, height = size.get(256, image.width), size.get(257, image.height)
             turned = _orientation(image) in (5, 6, 7, 8)
@@ -133,6 +134,13 @@ def shape(path: StrPath) -> tuple[int, int]:
         remedy = "copy it again or leave it out"
         raise ImageError(f"{file}: not a readable image ({e}); {remedy}") from e
     return (int(width), int(height)) if turned else (int(height), int(width))
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Returns the formats that the installed Pillow knows; older ones lack AVIF."""
+    PIL.Image.init()
+    return tuple(name for name in _FORMATS if name in PIL.Image.OPEN)
 
 
 def _check_size(file: str, size: tuple[int, int], max_pixels: int) -> None:
