@@ -14,9 +14,12 @@ abandoned as soon as it can be. What survives gets its full cost, grouped by com
 (`gladjax.routing`). The labels are those of the dense argmin, and the least bound at
 which a competitor was abandoned certifies it, sample by sample.
 
-The coordinates are those that tell components apart: the leading directions of the
-spread of the means relative to the mean covariance (linear discriminants). Any choice
-is correct; this one prunes most.
+The coordinates are the principal axes of the samples. Any choice is correct; this one
+prunes more than linear discriminants do, because components that differ in volume are
+told apart by energy, not by the distance of their means.
+
+Where no guess is given, the full costs of the components with the `GUESSES` nearest
+means make the first threshold.
 
 Bounds are computed in the precision of the mixture and lowered by more than their
 rounding, full costs in the original coordinates, so rounding never prunes a winner.
@@ -27,6 +30,7 @@ Notation: ``n`` samples, ``k`` components, ``d`` features, ``r`` leading coordin
 Differs from the reference in: nothing that shows; the paper computes all the costs.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -40,6 +44,7 @@ from gladjax.kernels import pairs, search
 from gladjax.mixture import AnyArray, GaussianMixture
 
 CHUNK = 32768  # Samples whose candidates are held at once.
+GUESSES = 4  # Nearest means whose components are tried first.
 CAPACITY = 24  # Candidates kept for a sample before it is looked at again.
 TASK = 32  # Pairs of one component that share a pass over its rows.
 # Relative lowering of every bound, and absolute raising of every threshold.
@@ -90,39 +95,20 @@ class AssignInfo(NamedTuple):
     stage: int
 
 
-def discriminants(mixture: GaussianMixture) -> np.ndarray:
-    """Returns directions in falling order of how well they tell components apart.
-
-    Solves ``B p = lambda W p`` with ``B`` the covariance of the means and ``W`` the
-    mean covariance, both weighted by the mixture's weights.
+def principal_axes(features: np.ndarray, *, limit: int = 4096) -> np.ndarray:
+    """Returns the directions of largest variance of a regular subsample.
 
     Args:
-      mixture: The mixture, on the host.
+      features: Samples, ``(n, d)``.
+      limit: Samples to look at, at most.
 
     Returns:
-      ``(d, d)`` float64, columns normalised to ``p' W p = 1``.
+      ``(d, d)`` orthonormal columns, float64, in falling order of variance.
     """
-    weights = np.exp(np.asarray(mixture.log_weights, np.float64))
-    means = np.asarray(mixture.means, np.float64)
-    d = means.shape[1]
-    ranks, noise = np.asarray(mixture.ranks), np.asarray(mixture.noise, np.float64)
-    complete = ranks == d
-    within = np.eye(d) * np.sum(weights * np.where(complete, 0, noise))
-    for c in np.flatnonzero(weights > 0):
-        rows, variances = _rows(mixture, c)
-        if complete[c]:
-            root = np.linalg.inv(rows)
-            within += weights[c] * (root @ root.T)
-        else:
-            excess = variances * (variances - noise[c]) * weights[c]
-            within += (rows.T * excess) @ rows
-    centred = (means - weights @ means) * np.sqrt(weights)[:, None]
-    # A little of the identity keeps W invertible where all components are degenerate.
-    within += np.eye(d) * max(np.trace(within) / d * 1e-9, np.finfo(np.float64).tiny)
-    lower = np.linalg.cholesky(within)
-    between = np.linalg.solve(lower, centred.T)
-    _, vectors = np.linalg.eigh(between @ between.T)
-    return np.linalg.solve(lower.T, vectors[:, ::-1])
+    every = max(1, -(-len(features) // limit))
+    sample = np.asarray(features[::every], np.float64)
+    centred = sample - sample.mean(axis=0)
+    return np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
 
 
 def _rows(mixture: GaussianMixture, component: int) -> tuple[np.ndarray, np.ndarray]:
@@ -134,9 +120,9 @@ def _rows(mixture: GaussianMixture, component: int) -> tuple[np.ndarray, np.ndar
 
 def bounds(
     mixture: GaussianMixture,
+    basis: np.ndarray,
     *,
-    basis: np.ndarray | None = None,
-    rank: int | None = None,
+    rank: int = 64,
     stage: int = 8,
     reuse: Bounds | None = None,
     changed: np.ndarray | None = None,
@@ -145,10 +131,10 @@ def bounds(
 
     Args:
       mixture: The mixture, on the host.
-      basis: Directions, `discriminants` by default.
-      rank: Number of leading coordinates; by default up to 64.
+      basis: Directions of the leading coordinates, ``(d, >= rank)``.
+      rank: Number of leading coordinates, at most ``d``.
       stage: Rows evaluated for all components.
-      reuse: Bounds of an earlier mixture of the same components; its basis is kept.
+      reuse: Bounds of an earlier mixture of the same components, in the same basis.
       changed: Components that differ from then, ``(m,)``; all by default.
 
     Returns:
@@ -159,12 +145,8 @@ def bounds(
     k, d = means.shape
     dtype = np.asarray(mixture.means).dtype
     if reuse is not None:
-        basis, rank = reuse.basis.astype(np.float64), reuse.basis.shape[1]
+        rank = reuse.basis.shape[1]
         stage = reuse.stage_means.shape[0]
-    if basis is None:
-        basis = discriminants(mixture)
-    if rank is None:
-        rank = 64
     rank = min(rank, d)
     basis = basis[:, :rank]
     centre = means.mean(axis=0) if reuse is None else reuse.centre.astype(np.float64)
@@ -276,7 +258,8 @@ def nearest_info(
       Labels, costs, and how they came about.
     """
     mixture = jax.tree.map(np.asarray, mixture)
-    marginals = bounds(mixture) if marginals is None else marginals
+    if marginals is None:
+        marginals = bounds(mixture, principal_axes(features))
     n = features.shape[0]
     labels = np.empty(n, np.int32)
     cost, margin = (np.empty(n, mixture.means.dtype) for _ in range(2))
@@ -286,7 +269,7 @@ def nearest_info(
         samples = np.asarray(features[part])
         guess = np.full(len(samples), -1) if start is None else np.asarray(start[part])
         y = project(marginals, samples)
-        settled = _settle(mixture, marginals, samples, y, guess.astype(np.int32))
+        settled = _settle(mixture, marginals, samples, guess.astype(np.int32))
         found = _compete(mixture, marginals, samples, y, *settled)
         labels[part], cost[part], margin[part] = found[:3]
         survivors += found[3]
@@ -305,7 +288,6 @@ def _settle(
     mixture: GaussianMixture,
     marginals: Bounds,
     samples: np.ndarray,
-    y: np.ndarray,
     labels: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a living component for every sample, and its full cost."""
@@ -313,9 +295,25 @@ def _settle(
     labels[~np.isfinite(marginals.constants[labels])] = -1
     unknown = np.flatnonzero(labels < 0)
     if len(unknown):
-        arrays = _arrays(marginals)
-        labels[unknown] = search.nearest(y[unknown], *arrays, labels[unknown], 64)[0]
-    return labels, pair_costs(mixture, samples, np.arange(len(y)), labels)
+        labels[unknown] = _guess(mixture, samples[unknown])
+    return labels, pair_costs(mixture, samples, np.arange(len(samples)), labels)
+
+
+def _guess(mixture: GaussianMixture, samples: np.ndarray) -> np.ndarray:
+    """Returns the best of the components with the nearest means."""
+    alive = np.flatnonzero(np.isfinite(mixture.log_weights))
+    means = mixture.means[alive]
+    few = min(GUESSES, len(alive))
+    half = 0.5 * np.sum(np.square(means), axis=1)
+    near = np.empty((len(samples), few), np.int64)
+    for first in range(0, len(samples), 4096):
+        part = slice(first, first + 4096)
+        distance = half - samples[part] @ means.T
+        near[part] = np.argpartition(distance, few - 1, axis=1)[:, :few]
+    near = alive[near].astype(np.int32)
+    owner = np.repeat(np.arange(len(samples)), few)
+    cost = pair_costs(mixture, samples, owner, near.ravel()).reshape(near.shape)
+    return near[np.arange(len(samples)), np.argmin(cost, axis=1)]
 
 
 def _compete(
@@ -409,6 +407,8 @@ def pair_costs(
     samples: np.ndarray,
     owner: np.ndarray,
     component: np.ndarray,
+    *,
+    constants: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns the full cost of (sample, component) pairs.
 
@@ -417,9 +417,11 @@ def pair_costs(
       samples: ``(n, d)``.
       owner: Sample of each pair, ``(p,)``.
       component: Component of each pair, ``(p,)``.
+      constants: What to add to the distance, ``(k,)``; by default
+        ``log|Sigma_k| - 2 log pi_k``.
 
     Returns:
-      ``D_k(u)`` of each pair, ``(p,)``.
+      The cost of each pair, ``(p,)``.
     """
     order, starts = routing.group(component, mixture.means.shape[0])
     out = np.empty(len(owner), mixture.means.dtype)
@@ -433,7 +435,7 @@ def pair_costs(
         mixture.offsets,
         mixture.ranks,
         mixture.noise,
-        _constants(mixture),
+        _constants(mixture) if constants is None else constants,
     )
     return out
 
@@ -465,42 +467,74 @@ def dense(
       The labels, the first of equals, and the costs; memory is ``O(n d)``.
     """
     features = jnp.asarray(features)
-    n, d = features.shape
-    rows, variances = jnp.asarray(mixture.rows), jnp.asarray(mixture.variances)
+    n = features.shape[0]
+
+    def visit(best: tuple[Array, Array], index: Array, distance: Array) -> _Best:
+        cost = distance + fixed[index]
+        labels, least = best
+        better = cost < least
+        labels = jnp.where(better, index, labels)
+        return labels, jnp.where(better, cost, least)
+
     fixed = jnp.asarray(mixture.log_dets) - 2 * jnp.asarray(mixture.log_weights)
+    first = (jnp.zeros((n,), jnp.int32), jnp.full((n,), jnp.inf, fixed.dtype))
+    step = _scan(mixture, features)
+    (labels, cost), _ = jax.lax.scan(
+        lambda best, part: (visit(best, part[0], step(part)), None),
+        first,
+        _components(mixture),
+    )
+    return labels, cost
+
+
+def distances(
+    mixture: GaussianMixture, features: Float[AnyArray, "n d"]
+) -> Float[Array, "n k"]:
+    """Returns the squared Mahalanobis distances of samples to all components.
+
+    Args:
+      mixture: The mixture.
+      features: Samples.
+
+    Returns:
+      All distances, computed component after component.
+    """
+    step = _scan(mixture, jnp.asarray(features))
+    parts = _components(mixture)
+    return jax.lax.scan(lambda c, part: (c, step(part)), None, parts)[1].T
+
+
+_Best = tuple[Array, Array]
+
+
+def _components(mixture: GaussianMixture) -> tuple[Array, ...]:
+    k = mixture.means.shape[0]
+    fields = (mixture.means, mixture.offsets, mixture.ranks, mixture.noise)
+    return (jnp.arange(k, dtype=jnp.int32), *(jnp.asarray(f) for f in fields))
+
+
+def _scan(
+    mixture: GaussianMixture, features: Array
+) -> Callable[[tuple[Array, ...]], Array]:
+    """Returns a function from one of `_components` to the samples' distances."""
+    d = features.shape[1]
+    rows, variances = jnp.asarray(mixture.rows), jnp.asarray(mixture.variances)
     padded = jnp.concatenate([rows, jnp.zeros((d, d), rows.dtype)])
     spread = jnp.concatenate([variances, jnp.ones((d,), variances.dtype)])
 
-    def visit(
-        best: tuple[Array, Array], component: tuple[Array, ...]
-    ) -> tuple[tuple[Array, Array], None]:
-        index, mean, offset, rank, noise, constant = component
+    def distance(part: tuple[Array, ...]) -> Array:
+        _, mean, offset, rank, noise = part
         e = features - mean[None, :]
         used = jnp.arange(d, dtype=jnp.int32) < rank
-        own = jax.lax.dynamic_slice_in_dim(padded, offset, d) * used[:, None]
+        own = jax.lax.dynamic_slice_in_dim(padded, offset, d)
+        own = jnp.where(used[:, None], own, 0)
         variance = jax.lax.dynamic_slice_in_dim(spread, offset, d)
         y = jnp.matmul(e, own.T, precision=PRECISION)
         back = jnp.matmul(y * variance[None, :], own, precision=PRECISION)
         outside = jnp.sum(jnp.square(e - back), axis=1) / noise
-        cost = jnp.sum(jnp.square(y), axis=1) + jnp.where(rank < d, outside, 0)
-        cost = cost + constant
-        labels, least = best
-        better = cost < least
-        labels = jnp.where(better, index, labels)
-        return (labels, jnp.where(better, cost, least)), None
+        return jnp.sum(jnp.square(y), axis=1) + jnp.where(rank < d, outside, 0)
 
-    k = mixture.means.shape[0]
-    first = (jnp.zeros((n,), jnp.int32), jnp.full((n,), jnp.inf, rows.dtype))
-    components = (
-        jnp.arange(k, dtype=jnp.int32),
-        jnp.asarray(mixture.means),
-        jnp.asarray(mixture.offsets),
-        jnp.asarray(mixture.ranks),
-        jnp.asarray(mixture.noise),
-        fixed,
-    )
-    (labels, cost), _ = jax.lax.scan(visit, first, components)
-    return labels, cost
+    return distance
 
 
 class Tracker:
@@ -515,13 +549,11 @@ class Tracker:
       valid: Samples that count, ``(n,)``.
     """
 
-    REFRESH = (0, 1, 2, 4, 8, 16, 32, 64)  # Calls at which directions are chosen anew.
-
     def __init__(self, features: np.ndarray, valid: np.ndarray) -> None:
-        """Keeps a reference to the samples; computes nothing."""
+        """Chooses the leading coordinates and keeps a reference to the samples."""
         self._features = features
         self._used = np.flatnonzero(valid)
-        self._calls = 0
+        self._basis = principal_axes(features)
         self._marginals: Bounds | None = None
         self._cost: np.ndarray | None = None
         self._constants = np.zeros(0)
@@ -540,12 +572,9 @@ class Tracker:
           Labels, costs (0 for invalid samples), and the survivors of the first rows
           and the full costs per sample.
         """
-        refresh = self._marginals is None or self._calls in self.REFRESH
-        if refresh:
-            self._marginals = bounds(mixture)
-        else:
-            self._marginals = bounds(mixture, reuse=self._marginals, changed=changed)
-        self._calls += 1
+        self._marginals = bounds(
+            mixture, self._basis, reuse=self._marginals, changed=changed
+        )
         n = len(labels)
         new_labels, new_cost = labels.copy(), np.zeros(n, mixture.means.dtype)
         dirty = np.ones(n, bool)
@@ -553,8 +582,10 @@ class Tracker:
             touched = np.zeros(len(mixture.means), bool)
             touched[changed] = True
             dirty = touched[labels]
-            shift = self._marginals.constants - self._constants
-            new_cost = self._cost + np.where(dirty, 0, shift[labels])
+            fixed = np.isfinite(self._constants) & ~touched
+            shift = np.zeros_like(self._constants)
+            shift[fixed] = self._marginals.constants[fixed] - self._constants[fixed]
+            new_cost = self._cost + shift[labels]
         some = restrict(self._marginals, changed)
         survivors = evaluated = 0
         for first in range(0, len(self._used), CHUNK):
@@ -568,7 +599,7 @@ class Tracker:
                 own, x, z = index[rows], samples[rows], y[rows]
                 if anew:
                     rivals = self._marginals
-                    settled = _settle(mixture, rivals, x, z, labels[own])
+                    settled = _settle(mixture, rivals, x, labels[own])
                     evaluated += len(own)
                 else:
                     rivals, settled = some, (labels[own], new_cost[own])
@@ -579,3 +610,60 @@ class Tracker:
         self._cost, self._constants = new_cost, self._marginals.constants
         count = max(len(self._used), 1)
         return new_labels, new_cost, (survivors / count, evaluated / count)
+
+
+def local_candidates(
+    marginals: Bounds,
+    mixture: GaussianMixture,
+    y: np.ndarray,
+    place: np.ndarray,
+    active: tuple[np.ndarray, np.ndarray, np.ndarray],
+    threshold: np.ndarray | None,
+    *,
+    skip: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lists the active components that may cost no more than a threshold.
+
+    Args:
+      marginals: Bounds of all components.
+      mixture: The mixture, on the host.
+      y: Leading coordinates of the samples, ``(n, r)``.
+      place: Position of each sample, ``(n,)``.
+      active: Starts, components and log-weights of a list of active components per
+        position.
+      threshold: Largest cost ``distance + log|Sigma_k| - 2 log pi_k(x)`` of interest,
+        ``(n,)``; by default only the component of least bound is listed.
+      skip: A component to leave out for each sample, or -1, ``(n,)``.
+
+    Returns:
+      Pairs as two arrays: sample (rising) and entry in the list of active components
+      (rising within a sample).
+    """
+    starts, components, log_weights = active
+    addends = mixture.log_dets[components] - 2 * log_weights
+    place = place.astype(np.int32)
+    arguments = (y, place, starts, components, addends, marginals.means, marginals.rows)
+    if threshold is None:
+        entry = search.local_nearest(*arguments, 64)
+        return np.arange(len(y)), entry
+    dtype = y.dtype
+    raised = threshold + RAISE[dtype] + 10 * np.finfo(dtype).eps * np.abs(threshold)
+    skip = np.full(len(y), -1, np.int32) if skip is None else skip.astype(np.int32)
+    found, entries = search.local_within(*arguments, raised, skip, CAPACITY, 64)
+    rows, columns = np.nonzero(np.arange(CAPACITY)[None, :] < found[:, None])
+    owner, entry = rows, entries[rows, columns]
+    many = np.flatnonzero(found > CAPACITY)
+    if len(many):
+        keep = found[owner] <= CAPACITY
+        lists = [(owner[keep], entry[keep])]
+        for part in np.array_split(many, -(-len(many) // 256)):
+            width = int(found[part].max())
+            more = (y[part], place[part], *arguments[2:], raised[part], skip[part])
+            found_, entries_ = search.local_within(*more, width, 4)
+            rows, columns = np.nonzero(np.arange(width)[None, :] < found_[:, None])
+            lists.append((part[rows], entries_[rows, columns]))
+        owner = np.concatenate([pair[0] for pair in lists])
+        entry = np.concatenate([pair[1] for pair in lists])
+        order = np.argsort(owner, kind="stable")
+        owner, entry = owner[order], entry[order]
+    return owner, entry

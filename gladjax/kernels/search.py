@@ -65,76 +65,6 @@ def _extend(y, mean, rows, e, first, total, limit):
 
 
 @numba.njit(**PARALLEL)
-def nearest(
-    y,
-    stage_means,
-    stage_rows,
-    means,
-    rows,
-    constants,
-    start,
-    chunk,
-):
-    """Finds the component of least bound.
-
-    Args:
-      y: Leading coordinates of the samples.
-      stage_means: Means, first rows, components along the fast axis.
-      stage_rows: Packed rows, likewise.
-      means: Means in the leading coordinates.
-      rows: Packed whitening rows.
-      constants: What is added to the distance, infinite for dead components.
-      start: A component to begin with for each sample, or -1.
-      chunk: Samples per task.
-
-    Returns:
-      For each sample the component of least bound (the first of equals), that bound,
-      the least bound at which another was abandoned, the number of components that
-      survived the first rows, and the number of rows evaluated after them.
-    """
-    n = y.shape[0]
-    r1, k = stage_means.shape
-    label = np.empty(n, np.int32)
-    best = np.empty(n, y.dtype)
-    margin = np.empty(n, y.dtype)
-    survivors = np.empty(n, np.int32)
-    for task in numba.prange((n + chunk - 1) // chunk):
-        z = np.empty(k, y.dtype)
-        total = np.empty(k, y.dtype)
-        e = np.empty(y.shape[1], y.dtype)
-        for i in range(task * chunk, min(n, (task + 1) * chunk)):
-            _first_rows(y[i], stage_means, stage_rows, z, total)
-            first = start[i]
-            if first < 0:
-                first = np.argmin(total + constants)
-            q = _extend(y[i], means[first], rows[first], e, r1, total[first], np.inf)
-            low = q + constants[first]
-            at = first
-            lost = np.inf
-            count = 0
-            for c in range(k):
-                bound = total[c] + constants[c]
-                if bound > low:
-                    lost = min(lost, bound)
-                elif c != first and constants[c] < np.inf:
-                    count += 1
-                    limit = low - constants[c]
-                    q = _extend(y[i], means[c], rows[c], e, r1, total[c], limit)
-                    bound = q + constants[c]
-                    if bound < low or (bound == low and c < at):
-                        lost = min(lost, low)
-                        low = bound
-                        at = c
-                    else:
-                        lost = min(lost, bound)
-            label[i] = at
-            best[i] = low
-            margin[i] = lost
-            survivors[i] = count + 1
-    return label, best, margin, survivors
-
-
-@numba.njit(**PARALLEL)
 def within(
     y,
     stage_means,
@@ -199,3 +129,80 @@ def within(
             margin[i] = lost
             survivors[i] = count
     return found, ids, margin, survivors
+
+
+@numba.njit(**PARALLEL)
+def local_nearest(y, place, starts, ids, addends, means, rows, chunk):
+    """Finds, among the components of its place, the one of least bound.
+
+    Args:
+      y: Leading coordinates of the samples.
+      place: Place of each sample.
+      starts: First entry of each place in the next two, one more than places.
+      ids: Components active at each place.
+      addends: What each of them adds to the distance there.
+      means: Means in the leading coordinates.
+      rows: Packed whitening rows.
+      chunk: Samples per task.
+
+    Returns:
+      For each sample the entry (an index into ``ids``), -1 where a place has none.
+    """
+    n = y.shape[0]
+    entry = np.full(n, -1, np.int64)
+    zero = y.dtype.type(0)
+    for task in numba.prange((n + chunk - 1) // chunk):
+        e = np.empty(y.shape[1], y.dtype)
+        for i in range(task * chunk, min(n, (task + 1) * chunk)):
+            low = np.inf
+            for a in range(starts[place[i]], starts[place[i] + 1]):
+                c = ids[a]
+                limit = low - addends[a]
+                q = _extend(y[i], means[c], rows[c], e, 0, zero, limit) + addends[a]
+                if q < low:
+                    low = q
+                    entry[i] = a
+    return entry
+
+
+@numba.njit(**PARALLEL)
+def local_within(
+    y, place, starts, ids, addends, means, rows, threshold, skip, capacity, chunk
+):
+    """Lists the components of its place whose bound does not exceed a threshold.
+
+    Args:
+      y: Leading coordinates of the samples.
+      place: Place of each sample.
+      starts: First entry of each place in the next two, one more than places.
+      ids: Components active at each place.
+      addends: What each of them adds to the distance there.
+      means: Means in the leading coordinates.
+      rows: Packed whitening rows.
+      threshold: Largest bound of interest, for each sample.
+      skip: A component to leave out for each sample, or -1.
+      capacity: Entries to keep for a sample; no more than it has if a place has fewer.
+      chunk: Samples per task.
+
+    Returns:
+      For each sample the number found, which may exceed ``capacity``, and their
+      entries (indices into ``ids``).
+    """
+    n = y.shape[0]
+    found = np.zeros(n, np.int32)
+    entries = np.empty((n, capacity), np.int64)
+    zero = y.dtype.type(0)
+    for task in numba.prange((n + chunk - 1) // chunk):
+        e = np.empty(y.shape[1], y.dtype)
+        for i in range(task * chunk, min(n, (task + 1) * chunk)):
+            kept = 0
+            for a in range(starts[place[i]], starts[place[i] + 1]):
+                c = ids[a]
+                if c != skip[i]:
+                    limit = threshold[i] - addends[a]
+                    if _extend(y[i], means[c], rows[c], e, 0, zero, limit) <= limit:
+                        if kept < capacity:
+                            entries[i, kept] = a
+                        kept += 1
+            found[i] = kept
+    return found, entries
