@@ -12,6 +12,7 @@ from gladjax.align.registration import register_batch as register_batch
 from gladjax.align.sampling import warp as warp
 from gladjax.align.sampling import warp_batch as warp_batch
 from gladjax.align.transform import end_point_error as end_point_error
+from gladjax.align.transform import inverse as inverse
 from gladjax.align.transform import rescale as rescale
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Options",
     "coarse_search",
     "end_point_error",
+    "inverse",
     "register",
     "register_batch",
     "rescale",
