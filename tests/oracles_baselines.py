@@ -156,5 +156,6 @@ def greedy_coreset(points, num_centers, first):
 
 def auroc(normal, anomalous):
     """Share of pairs in the right order, ties counting half."""
+    anomalous, normal = np.asarray(anomalous).tolist(), np.asarray(normal).tolist()
     wins = [(a > b) + 0.5 * (a == b) for a in anomalous for b in normal]
     return float(np.mean(wins))

@@ -6,11 +6,12 @@ image, scores ``(n,)``, higher is more anomalous. ``draem`` is trained on images
 of features.
 """
 
-from gladjax.baselines import grids as grids
+from gladjax.baselines import cflow as cflow
+from gladjax.baselines import csflow as csflow
+from gladjax.baselines import draem as draem
 from gladjax.baselines import mahaad as mahaad
-from gladjax.baselines import neighbors as neighbors
 from gladjax.baselines import padim as padim
 from gladjax.baselines import patchcore as patchcore
 from gladjax.baselines import spade as spade
 
-__all__ = ["grids", "mahaad", "neighbors", "padim", "patchcore", "spade"]
+__all__ = ["cflow", "csflow", "draem", "mahaad", "padim", "patchcore", "spade"]

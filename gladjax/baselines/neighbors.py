@@ -43,7 +43,7 @@ def nearest(
     *,
     num_neighbors: int = 1,
     allowed: Bool[Array, " b"] | None = None,
-    chunk: int = 4096,
+    chunk: int = 2048,
 ) -> tuple[Float[Array, "n _k"], Int[Array, "n _k"]]:
     """Returns the nearest rows of a bank, nearest first.
 
@@ -249,21 +249,31 @@ def _update(gap: Array, z: Array, centers: Array, count: Array) -> Array:
     return jax.lax.fori_loop(0, (count + block - 1) // block, few, gap)
 
 
+def _least(gap: Float[Array, "n c"], k: int) -> tuple[Array, Array]:
+    """Returns the ``k`` least of each row and their columns, least first.
+
+    The ``k`` least lie in the ``k`` groups of columns of least minima. Minima are fast
+    and searches slow on a CPU, so that only those groups are searched.
+    """
+    n, c = gap.shape
+    side = 64
+    groups = jnp.pad(gap, ((0, 0), (0, -c % side)), constant_values=jnp.inf)
+    groups = groups.reshape(n, -1, side)
+    kept = min(k, groups.shape[1])
+    _, ids = jax.lax.top_k(-jnp.min(groups, axis=2), kept)
+    ids = jnp.sort(ids, axis=1)  # Ties go to the lowest column.
+    few = jnp.take_along_axis(groups, ids[:, :, None], axis=1).reshape(n, -1)
+    columns = ids[:, :, None] * side + jnp.arange(side)[None, None]
+    least, at = jax.lax.top_k(-few, k)
+    return -least, jnp.take_along_axis(columns.reshape(n, -1), at, axis=1)
+
+
 def _merge(
     best: tuple[Array, Array], gap: Array, rows: Array, k: int
 ) -> tuple[Array, Array]:
     """Keeps the ``k`` nearest of those found so far and those of a block."""
-    if k == 1:
-        column = jnp.argmin(gap, axis=1)
-        least = jnp.min(gap, axis=1)
-        better = least < best[0][:, 0]
-        merged = (
-            jnp.where(better, least, best[0][:, 0]),
-            jnp.where(better, rows[column], best[1][:, 0]),
-        )
-        return merged[0][:, None], merged[1][:, None]
-    least, column = jax.lax.top_k(-gap, k)
-    gaps = jnp.concatenate([best[0], -least], axis=1)
-    found = jnp.concatenate([best[1], rows[column]], axis=1)
+    least, column = _least(gap, k)
+    gaps = jnp.concatenate([best[0], least], axis=1)
+    found = jnp.concatenate([best[1], rows[jnp.minimum(column, len(rows) - 1)]], axis=1)
     least, column = jax.lax.top_k(-gaps, k)
     return -least, jnp.take_along_axis(found, column, axis=1)
