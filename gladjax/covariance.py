@@ -155,8 +155,12 @@ def spiked(
     c, d = samples.shape
     dtype = samples.dtype
     n = jnp.maximum(jnp.sum(mask), 1).astype(dtype)
-    mean = jnp.sum(jnp.where(mask[:, None], samples, 0), axis=0) / n
-    B = jnp.where(mask[:, None], samples - mean[None, :], 0)
+    # Seen from one of them, copies are exactly 0, and so is their scatter.
+    origin = samples[jnp.argmax(mask)]
+    e = jnp.where(mask[:, None], samples - origin[None, :], 0)
+    shift = jnp.sum(e, axis=0) / n
+    mean = jnp.where(jnp.any(mask), origin + shift, 0)
+    B = jnp.where(mask[:, None], e - shift[None, :], 0)
     gram = jnp.matmul(B, B.T, precision=PRECISION)
     trace = jnp.trace(gram) / n
     rho = shrinkage(trace, jnp.sum(jnp.square(gram)) / n**2, n, d)
