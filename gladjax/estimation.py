@@ -134,7 +134,13 @@ def maximize(
             return jax.lax.fori_loop(0, -(-count // d), add, jnp.zeros(shape, dtype))
 
         size = jnp.maximum(count, 1).astype(dtype)
-        mean = total_of(lambda x, m: jnp.sum(jnp.where(m, x, 0), axis=0), (d,)) / size
+        # Seen from one of them, copies are exactly 0, and so is their scatter.
+        origin = jax.lax.dynamic_index_in_dim(sorted_, first, keepdims=False)
+
+        def offset_of(x: Array, m: Array) -> Array:
+            return jnp.sum(jnp.where(m, x - origin[None, :], 0), axis=0)
+
+        mean = origin + total_of(offset_of, (d,)) / size
 
         def outer(x: Array, m: Array) -> Array:
             B = jnp.where(m, x - mean[None, :], 0)
@@ -268,14 +274,14 @@ class Estimator:
         for component in changed[counts[changed] < self._min_count]:
             self._parts.pop(int(component), None)
         work = changed[counts[changed] >= self._min_count]
-        work = work[np.argsort(-counts[work], kind="stable")]
+        work = work[np.argsort(-counts[work], kind="stable")].tolist()
 
         def fit(component: int) -> tuple[np.ndarray, ...]:
             return self._fit(order[starts[component] : starts[component + 1]])
 
         with threadpoolctl.threadpool_limits(1, "blas"), ThreadPoolExecutor() as pool:
             for component, part in zip(work, pool.map(fit, work), strict=True):
-                self._parts[int(component)] = part
+                self._parts[component] = part
         alive = np.array([c in self._parts for c in range(num_components)], bool)
         return self._assemble(np.where(alive, counts, 0)), changed
 
