@@ -24,7 +24,7 @@ from gladjax.backbone import Backbone, preprocess
 
 
 def extract(
-    backbone: Backbone, images: Num[Array, "n h w 3"]
+    backbone: Backbone, images: Num[Array | np.ndarray, "n h w 3"]
 ) -> dict[str, Float[Array, "n _h _w _d"]]:
     """Returns the feature maps of preprocessed images.
 

@@ -132,7 +132,7 @@ def astype(backbone: Backbone, dtype: DTypeLike) -> Backbone:
 
 
 def normalise(
-    backbone: Backbone, images: Num[Array, "*batch h w 3"]
+    backbone: Backbone, images: Num[Array | np.ndarray, "*batch h w 3"]
 ) -> Float[Array, "*batch h w 3"]:
     """Returns ``(images - offset) / scale``, in pure JAX, for use inside jit.
 
@@ -144,7 +144,7 @@ def normalise(
     shape = (1,) * (images.ndim - 1) + (3,)
     offset = jnp.asarray(backbone.offset, dtype).reshape(shape)
     scale = jnp.asarray(backbone.scale, dtype).reshape(shape)
-    return (images.astype(dtype) - offset) / scale
+    return (jnp.asarray(images, dtype) - offset) / scale
 
 
 def preprocess(backbone: Backbone, images: Images) -> Float[np.ndarray, "n _h _w 3"]:

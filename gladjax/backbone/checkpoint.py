@@ -33,6 +33,9 @@ import safetensors.numpy
 
 from gladjax.backbone import pickles
 
+FORMAT = "gladjax"
+"""What the header of a safetensors file of this package says under ``format``."""
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -136,7 +139,15 @@ def content_hash(state: dict[str, np.ndarray]) -> str:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    return safetensors.numpy.load_file(path)
+    """A safetensors file; one that this package wrote carries a hash."""
+    state = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, framework="np") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") == FORMAT and metadata.get("sha256") != content_hash(
+        state
+    ):
+        raise pickles.PickleError("its tensors do not have the hash in its header")
+    return state
 
 
 def _read_zip(path: Path) -> dict[str, np.ndarray]:

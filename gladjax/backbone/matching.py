@@ -25,6 +25,8 @@ from gladjax.backbone.checkpoint import CheckpointError
 from gladjax.backbone.names import Names
 
 _SHOWN = 6
+# Axes of a tensor of PyTorch in our order, by rank: ours is (kh, kw, in, out).
+_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
 def fill(
@@ -50,6 +52,31 @@ def fill(
     Raises:
       CheckpointError: If names are missing or left over, or shapes differ.
     """
+    check(abstract, table, state, ignored=ignored, name=name)
+    weights = {path: arrange(state[key]) for path, key in table.items()}
+    return traverse_util.unflatten_dict(weights, sep="/")
+
+
+def check(
+    abstract: Mapping[str, Any],
+    table: Names,
+    state: Mapping[str, np.ndarray],
+    *,
+    ignored: Set[str] = frozenset(),
+    name: str = "checkpoint",
+) -> None:
+    """Checks that a checkpoint fills a network, without copying anything.
+
+    Args:
+      abstract: Nested dictionary of the shapes wanted.
+      table: Name in the checkpoint of each path in ``abstract``.
+      state: The checkpoint.
+      ignored: Names that the checkpoint may hold and the network does not use.
+      name: What to call the checkpoint in messages.
+
+    Raises:
+      CheckpointError: If names are missing or left over, or shapes differ.
+    """
     flat: dict[str, Any] = traverse_util.flatten_dict(dict(abstract), sep="/")
     if set(flat) != set(table) or len(set(table.values())) != len(table):
         raise AssertionError("the table of names does not match the network")
@@ -60,17 +87,15 @@ def fill(
             f"{name} does not fit the network: {_list('missing', missing)}"
             f"{'; ' if missing and extra else ''}{_list('not known', extra)}"
         )
-    weights = {path: arrange(state[key]) for path, key in table.items()}
     wrong = [
-        f"{table[path]} ({state[table[path]].shape}, wanted as {flat[path].shape})"
-        for path in table
-        if weights[path].shape != flat[path].shape
+        f"{key} ({state[key].shape} instead of {_theirs(flat[path].shape)})"
+        for path, key in table.items()
+        if state[key].shape != _theirs(flat[path].shape)
     ]
     if wrong:
         raise CheckpointError(
             f"{name} does not fit the network: {_list('of another shape', wrong)}"
         )
-    return traverse_util.unflatten_dict(weights, sep="/")
 
 
 def check_filters(
@@ -105,7 +130,7 @@ def arrange(tensor: np.ndarray) -> np.ndarray:
       tensor: A kernel ``(out, in, kh, kw)``, a matrix ``(out, in)`` or a vector.
     """
     dtype = np.float64 if tensor.dtype == np.float64 else np.float32
-    axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(tensor.ndim)
+    axes = _AXES.get(tensor.ndim)
     return np.ascontiguousarray(np.transpose(tensor, axes) if axes else tensor, dtype)
 
 
@@ -130,6 +155,12 @@ def fold(weights: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
 def to_jax(weights: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a pytree
     """Returns the weights as JAX arrays."""
     return jax.tree.map(jax.numpy.asarray, dict(weights))
+
+
+def _theirs(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape of ours in PyTorch's order."""
+    axes = _AXES.get(len(shape), range(len(shape)))
+    return tuple(shape[axis] for axis in np.argsort(axes))
 
 
 def _list(what: str, names: list[str]) -> str:

@@ -1,8 +1,8 @@
 """Names of weights: a bijection between a checkpoint's tensors and ours.
 
-A table maps the path of each of our weights (``"block2/expand/kernel"``) to the name of
-one tensor of the checkpoint. `convert` reads it in one direction and fails unless every
-weight is filled once and every tensor is used once or is ignored by name.
+A table maps the path of each of our weights (``"block2/expand/kernel"``) to the name
+of one tensor of the checkpoint. `matching` reads it in one direction and fails unless
+every weight is filled once and every tensor is used once or is ignored by name.
 
 Notation: ours is ``path``, theirs is ``key``.
 

@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from gladjax.backbone import convert
+from gladjax.backbone import matching
 from gladjax.backbone.base import Backbone, from_function
 from gladjax.backbone.checkpoint import content_hash
 from gladjax.backbone.names import Names, counters
@@ -99,30 +100,54 @@ def assemble(
       CheckpointError: If the tensors are not exactly those of the architecture.
     """
     unfolded = dataclasses.replace(spec, folded=False)
+    table = check(family, unfolded, state, name=description["name"])
     _, abstract = template(family.module, unfolded)
-    table = family.names(unfolded)
-    whole = family.names(dataclasses.replace(unfolded, head=CLASSES))
-    filters = family.filters(dataclasses.replace(unfolded, head=CLASSES))
-    convert.check_filters(state, filters, name=description["name"])
-    ignored = set(whole.values()) | counters(whole) | set(filters)
-    weights = convert.fill(
-        abstract,
-        table,
-        state,
-        ignored=ignored - set(table.values()),
-        name=description["name"],
-    )
+    used = {key: state[key] for key in table.values()}
+    weights = matching.fill(abstract, table, used)
     if spec.folded:
-        weights = convert.fold(weights, family.epsilon)
-    tapped = family.names(dataclasses.replace(unfolded, head=0)).values()
+        weights = matching.fold(weights, family.epsilon)
     backbone = from_function(
         Network(family, spec),
-        convert.to_jax(weights),
+        matching.to_jax(weights),
         layers=LAYERS,
         **description,
     )
+    tapped = family.names(dataclasses.replace(unfolded, head=0)).values()
     digest = content_hash({key: state[key] for key in tapped})
     return dataclasses.replace(backbone, sha256=digest)
+
+
+def check(
+    family: Family,
+    spec: Any,  # noqa: ANN401 - any hashable spec
+    state: Mapping[str, np.ndarray],
+    *,
+    name: str = "checkpoint",
+) -> Names:
+    """Checks that tensors are exactly those of an architecture.
+
+    Args:
+      family: The architecture's family.
+      spec: The architecture, not folded.
+      state: Tensors by name.
+      name: What to call the tensors in messages.
+
+    Returns:
+      The name in ``state`` of each weight.
+
+    Raises:
+      CheckpointError: If a tensor is missing, not known or of another shape, or a
+        blur filter is not the architecture's.
+    """
+    _, abstract = template(family.module, spec)
+    table = family.names(spec)
+    whole = dataclasses.replace(spec, head=spec.head or CLASSES)
+    later, filters = family.names(whole), family.filters(whole)
+    matching.check_filters(state, filters, name=name)
+    ignored = (set(later.values()) - set(table.values())) | counters(later)
+    ignored |= set(filters)
+    matching.check(abstract, table, state, ignored=ignored, name=name)
+    return table
 
 
 def fold(backbone: Backbone) -> Backbone:
@@ -143,13 +168,13 @@ def fold(backbone: Backbone) -> Backbone:
     weights = jax.tree.map(np.asarray, backbone.weights)
     return dataclasses.replace(
         backbone,
-        weights=convert.to_jax(convert.fold(weights, function.family.epsilon)),
+        weights=matching.to_jax(matching.fold(weights, function.family.epsilon)),
         apply=Network(function.family, dataclasses.replace(function.spec, folded=True)),
     )
 
 
 def classify(
-    backbone: Backbone, images: Float[Array, "n h w 3"]
+    backbone: Backbone, images: Float[Array | np.ndarray, "n h w 3"]
 ) -> Float[Array, "n classes"]:
     """Returns the logits of the classifier of a backbone loaded with ``head=True``.
 
@@ -162,7 +187,7 @@ def classify(
     """
     if not described(backbone).spec.head:
         raise ValueError(f"{backbone.name} was built without its head (head=True)")
-    return backbone.apply(backbone.weights, images)["logits"]
+    return backbone.apply(backbone.weights, jnp.asarray(images))["logits"]
 
 
 def described(backbone: Backbone) -> Network:

@@ -21,8 +21,8 @@ import numpy as np
 
 from gladjax.backbone import cache, network
 from gladjax.backbone.base import Backbone
-from gladjax.backbone.catalogue import Entry, entry, variant
 from gladjax.backbone.checkpoint import read_checkpoint
+from gladjax.backbone.entries import Entry, entry, variant
 
 
 def load(

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from gladjax.backbone import network
 from gladjax.backbone.base import Backbone, from_function
-from gladjax.backbone.catalogue import entry
+from gladjax.backbone.entries import entry
 
 PREFIX = "random:"
 
@@ -33,7 +33,7 @@ def random(
     key: PRNGKeyArray,
     name: str,
     *,
-    images: Float[Array, "n h w 3"] | None = None,
+    images: Float[Array | np.ndarray, "n h w 3"] | None = None,
     image_size: tuple[int, int] | None = None,
     folded: bool = True,
 ) -> Backbone:
@@ -73,7 +73,7 @@ def random(
 
 
 def calibrate_batch_norm(
-    backbone: Backbone, images: Float[Array, "n h w 3"]
+    backbone: Backbone, images: Float[Array | np.ndarray, "n h w 3"]
 ) -> Backbone:
     """Sets the statistics of all batch norms to those of a batch of images.
 
