@@ -16,7 +16,7 @@ Differs from the reference in
   1. R3, the dropping of singletons.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -107,51 +107,13 @@ def maximize(
     starts = jnp.cumsum(counts) - counts
     total = jnp.maximum(jnp.sum(used), 1).astype(dtype)
     middle = jnp.sum(jnp.where(used[:, None], features, 0), axis=0) / total
-    spread = jnp.where(used[:, None], features - middle[None, :], 0)
-    floor = FLOOR * jnp.sum(jnp.square(spread)) / (total * d)
+    centred = jnp.where(used[:, None], features - middle[None, :], 0)
+    floor = FLOOR * jnp.sum(jnp.square(centred)) / (total * d)
     floor = jnp.maximum(floor, 1e6 * jnp.finfo(dtype).tiny)
     # Sorted samples, with room to read and write whole blocks past the end.
     sorted_ = jnp.concatenate([features[order], jnp.zeros((d, d), dtype)])
 
-    def block(first: Array, count: Array, size: int) -> tuple[Array, Array]:
-        samples = jax.lax.dynamic_slice_in_dim(sorted_, first, size)
-        return samples, jnp.arange(size, dtype=jnp.int32) < count
-
-    def few(first: Array, count: Array, *, size: int) -> tuple[Array, Factor]:
-        samples, mask = block(first, count, size)
-        mean, factor = covariance.spiked(samples, mask, floor, shrinkage=shrinkage)
-        pad = d - size
-        rows = jnp.pad(factor.rows, ((0, pad), (0, 0)))
-        variances = jnp.pad(factor.variances, (0, pad), constant_values=1)
-        return mean, factor._replace(rows=rows, variances=variances)
-
-    def many(first: Array, count: Array) -> tuple[Array, Factor]:
-        def total_of(function: object, shape: tuple[int, ...]) -> Array:
-            def add(i: Array, carry: Array) -> Array:
-                samples, mask = block(first + i * d, count - i * d, d)
-                return carry + function(samples, mask[:, None])  # type: ignore[operator]
-
-            return jax.lax.fori_loop(0, -(-count // d), add, jnp.zeros(shape, dtype))
-
-        size = jnp.maximum(count, 1).astype(dtype)
-        # Seen from one of them, copies are exactly 0, and so is their scatter.
-        origin = jax.lax.dynamic_index_in_dim(sorted_, first, keepdims=False)
-
-        def offset_of(x: Array, m: Array) -> Array:
-            return jnp.sum(jnp.where(m, x - origin[None, :], 0), axis=0)
-
-        mean = origin + total_of(offset_of, (d,)) / size
-
-        def outer(x: Array, m: Array) -> Array:
-            B = jnp.where(m, x - mean[None, :], 0)
-            return jnp.matmul(B.T, B, precision=PRECISION)
-
-        scatter = total_of(outer, (d, d))
-        return mean, covariance.whitened(scatter, count, floor, shrinkage=shrinkage)
-
-    branches = [partial(few, size=size) for size in classes]
-    if n > d:
-        branches.append(many)
+    branches = _branches(sorted_, min(n, d), floor, shrinkage)
     limits = jnp.asarray(classes, jnp.int32)
 
     def visit(
@@ -163,11 +125,9 @@ def maximize(
         mean, factor = jax.lax.switch(branch, branches, first, count)
         rank = jnp.where(living, factor.rank, 0)
         own = jnp.where(living, factor.rows, 0)
+        spread = jnp.where(living, factor.variances, 1)
         rows = jax.lax.dynamic_update_slice_in_dim(rows, own, offset, 0)
-        own_variances = jnp.where(living, factor.variances, 1)
-        variances = jax.lax.dynamic_update_slice_in_dim(
-            variances, own_variances, offset, 0
-        )
+        variances = jax.lax.dynamic_update_slice_in_dim(variances, spread, offset, 0)
         carry = (rows, variances, offset + rank)
         return carry, (mean, offset, rank, factor.noise, factor.log_det)
 
@@ -192,6 +152,51 @@ def maximize(
     )
 
 
+def _branches(
+    samples: Float[Array, "m d"], largest: int, floor: Array, shrinkage: Shrinkage
+) -> list[Callable[[Array, Array], tuple[Array, Factor]]]:
+    """Returns functions ``(first, count) -> (mean, factor)``, one per block size.
+
+    Samples ``first`` to ``first + count`` are those of a component. The last function
+    takes any number.
+    """
+    d = samples.shape[1]
+    dtype = samples.dtype
+
+    def block(first: Array, count: Array, size: int) -> tuple[Array, Array]:
+        part = jax.lax.dynamic_slice_in_dim(samples, first, size)
+        return part, jnp.arange(size, dtype=jnp.int32) < count
+
+    def few(first: Array, count: Array, *, size: int) -> tuple[Array, Factor]:
+        part, mask = block(first, count, size)
+        mean, factor = covariance.spiked(part, mask, floor, shrinkage=shrinkage)
+        rows = jnp.pad(factor.rows, ((0, d - size), (0, 0)))
+        variances = jnp.pad(factor.variances, (0, d - size), constant_values=1)
+        return mean, factor._replace(rows=rows, variances=variances)
+
+    def many(first: Array, count: Array) -> tuple[Array, Factor]:
+        def centred(i: Array, mean: Array) -> Array:
+            part, mask = block(first + i * d, count - i * d, d)
+            return jnp.where(mask[:, None], part - mean[None, :], 0)
+
+        def add(i: Array, total: Array) -> Array:
+            return total + jnp.sum(centred(i, jnp.zeros((d,), dtype)), axis=0)
+
+        num_blocks = -(-count // d)
+        total = jax.lax.fori_loop(0, num_blocks, add, jnp.zeros((d,), dtype))
+        mean = total / jnp.maximum(count, 1).astype(dtype)
+
+        def spread(i: Array, total: Array) -> Array:
+            B = centred(i, mean)
+            return total + jnp.matmul(B.T, B, precision=PRECISION)
+
+        scatter = jax.lax.fori_loop(0, num_blocks, spread, jnp.zeros((d, d), dtype))
+        return mean, covariance.whitened(scatter, count, floor, shrinkage=shrinkage)
+
+    branches = [partial(few, size=size) for size in ladder(largest)]
+    return [*branches, many] if len(samples) - d > d else branches
+
+
 @partial(jax.jit, static_argnames="shrinkage")
 def _few(
     samples: Float[Array, "c d"],
@@ -211,15 +216,6 @@ def _many(
     shrinkage: Shrinkage,
 ) -> Factor:
     return covariance.whitened(scatter, count, floor, shrinkage=shrinkage)
-
-
-@jax.jit
-def _scatter(
-    samples: Float[Array, "c d"], count: Int[Array, ""], mean: Float[Array, " d"]
-) -> Float[Array, "d d"]:
-    mask = jnp.arange(samples.shape[0], dtype=jnp.int32) < count
-    B = jnp.where(mask[:, None], samples - mean[None, :], 0)
-    return jnp.matmul(B.T, B, precision=PRECISION)
 
 
 class Estimator:
@@ -305,7 +301,7 @@ class Estimator:
             np.asarray(factor.log_det),
         )
 
-    def _moments(self, index: np.ndarray) -> tuple[np.ndarray, Array]:
+    def _moments(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns mean and scatter of many samples, read in chunks."""
         d = self._features.shape[1]
         chunks = [index[i : i + CHUNK] for i in range(0, len(index), CHUNK)]
@@ -313,13 +309,10 @@ class Estimator:
         for chunk in chunks:
             total += np.asarray(self._features[chunk]).sum(axis=0, dtype=np.float64)
         mean = (total / len(index)).astype(self._dtype)
-        scatter = jnp.zeros((d, d), self._dtype)
-        sizes = ladder(CHUNK)
+        scatter = np.zeros((d, d), self._dtype)
         for chunk in chunks:
-            size = next(size for size in sizes if size >= len(chunk))
-            samples = np.zeros((size, d), self._dtype)
-            samples[: len(chunk)] = self._features[chunk]
-            scatter = scatter + _scatter(samples, np.int32(len(chunk)), mean)
+            B = self._features[chunk] - mean
+            scatter += B.T @ B
         return mean, scatter
 
     def _assemble(self, counts: np.ndarray) -> GaussianMixture:

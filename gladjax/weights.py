@@ -11,9 +11,9 @@ Means and covariances stay as they are; every position ``x`` gets weights of its
 The weights are counts, and mostly 0: about a tenth of the components is active at a
 position. They are kept as a sparse list per position.
 
-A component that wins at ``x`` has a weight there, so only the active ones compete. The
-bounds of `gladjax.assign` rule out most of these; a full cost, once computed for a
-(sample, component) pair, is kept, since only the weights change.
+Only the weights change from step to step, so the costs without weights are computed
+once, for the few components per sample that any weights could make the winner; the
+bounds of `gladjax.assign` rule out the others.
 
 Notation: ``m`` images, ``h w`` positions, ``k`` components, ``r`` the radius.
 
@@ -193,24 +193,34 @@ def fit_info(
     mixture = jax.tree.map(np.asarray, mixture)
     samples = np.asarray(features).reshape(m * h * w, d)
     used = np.ones(m * h * w, bool) if valid is None else np.asarray(valid).ravel()
-    race = _Race(mixture, samples, used, (m, h, w))
-    labels, likelihoods, moves = race.labels, [race.likelihood], [0]
-    local = _shares(labels.reshape(m, h, w), mixture, offsets)
+
+    def spread(labels: np.ndarray) -> np.ndarray:
+        """Returns the labels on the map, -1 where not valid."""
+        out = np.full(m * h * w, -1, np.int32)
+        out[used] = labels
+        return out.reshape(m, h, w)
+
+    def shares(labels: np.ndarray) -> LocalWeights:
+        return _shares(spread(labels), mixture, offsets)
+
+    place = np.tile(np.arange(h * w, dtype=np.int32), m)
+    race = _Race(mixture, samples, used, place, m * len(offsets))
+    likelihoods, moves = [race.likelihood], [0]
+    local = shares(race.labels)
     converged = False
     for _ in range(1, max_steps):
         labels, likelihood, moved = race.step(local)
-        local = _shares(labels.reshape(m, h, w), mixture, offsets)
+        local = shares(labels)
         likelihoods.append(likelihood)
         moves.append(moved)
-        converged = abs(likelihoods[-1] - likelihoods[-2]) <= tolerance * abs(
-            likelihoods[-2]
-        )
+        before = likelihoods[-2]
+        converged = abs(likelihood - before) <= tolerance * abs(before)
         if converged:
             break
     info = WeightsInfo(
         log_likelihood=np.asarray(likelihoods),
         moved=np.asarray(moves),
-        labels=labels.reshape(m, h, w),
+        labels=spread(race.labels),
         converged=bool(converged),
     )
     return local, info
@@ -258,117 +268,111 @@ def _shares(
 
 
 class _Race:
-    """Successive assignments under changing weights, with the costs kept."""
+    """Successive assignments under changing weights, from lists made once.
+
+    A weight that is not 0 is at least one over the samples in a window, so with
+    ``W = 2 log(samples)`` a component can beat the label ``z`` of a sample only if its
+    cost without weights is below that of ``z`` plus ``W``. These components are listed
+    once, with their costs; a step looks up weights and nothing else. Should a label's
+    cost ever exceed what its list is complete to, the list is extended.
+    """
 
     def __init__(
         self,
         mixture: GaussianMixture,
         samples: np.ndarray,
         used: np.ndarray,
-        shape: tuple[int, int, int],
+        place: np.ndarray,
+        most: int,
     ) -> None:
-        """Makes the first assignment, by the global weights."""
+        """Makes the first assignment, by the global weights, and the lists."""
         self._mixture, self._samples = mixture, samples
-        self._used = np.flatnonzero(used)
-        m, h, w = shape
-        self._place = np.tile(np.arange(h * w, dtype=np.int32), m)
-        self._marginals = assign.bounds(mixture, assign.principal_axes(samples))
-        labels, cost, _ = assign.nearest_info(
-            mixture, samples, marginals=self._marginals
-        )
-        base = cost + 2 * mixture.log_weights[labels]
-        keys = np.arange(len(labels)) * len(mixture.means) + labels
-        self._keys, self._base = keys[used], base[used].astype(np.float64)
-        self.labels = np.where(used, labels, -1).astype(np.int32)
-        self.likelihood = self._likelihood(cost[used])
+        self._used, self._place = np.flatnonzero(used), place[used]
+        self._range = 2 * math.log(max(most, 1)) + 1e-3
+        marginals = assign.bounds(mixture, assign.principal_axes(samples))
+        alive = np.isfinite(mixture.log_weights)
+        plain = np.where(alive, mixture.log_dets, np.inf).astype(mixture.means.dtype)
+        self._plain = marginals._replace(constants=plain)
+        n = len(self._used)
+        self.labels = np.empty(n, np.int32)
+        self._complete = np.empty(n)
+        total, lists = 0.0, []
+        for first in range(0, n, assign.CHUNK):
+            part = slice(first, min(first + assign.CHUNK, n))
+            x = np.asarray(samples[self._used[part]])
+            labels, cost, _ = assign.nearest_info(mixture, x, marginals=marginals)
+            total += float(cost.sum(dtype=np.float64))
+            base = cost + 2 * mixture.log_weights[labels]
+            self.labels[part] = labels
+            self._complete[part] = base + self._range
+            lists.append(self._list(x, np.arange(first, part.stop)))
+        self._owner, self._component, self._base = _joined(lists)
+        self.likelihood = self._likelihood(total)
 
-    def _likelihood(self, cost: np.ndarray) -> float:
+    def _list(
+        self, x: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lists the components of some samples up to what must be complete."""
+        y = assign.project(self._plain, x)
+        top = self._complete[rows].astype(y.dtype)
+        owner, component, _, _ = assign.candidates(self._plain, y, top)
+        base = assign.pair_costs(
+            self._mixture, x, owner, component, constants=self._mixture.log_dets
+        )
+        near = base <= top[owner]
+        # A label stays in its list, whatever rounding says.
+        near |= component == self.labels[rows][owner]
+        owner, component = rows[owner[near]], component[near]
+        return owner.astype(np.int32), component.astype(np.int32), base[near]
+
+    def _likelihood(self, total: float) -> float:
         d = self._mixture.means.shape[1]
-        mean = float(np.mean(cost, dtype=np.float64)) if len(cost) else 0.0
-        return -0.5 * (mean + d * math.log(2 * math.pi))
+        return -0.5 * (total / max(len(self._used), 1) + d * math.log(2 * math.pi))
 
     def step(self, local: LocalWeights) -> tuple[np.ndarray, float, int]:
         """Returns labels, log-likelihood and the number of labels that changed."""
         k = len(self._mixture.means)
-        dtype = self._mixture.means.dtype
-        own = self.labels[self._used]
-        entry = entries(local, self._place[self._used], own, k)
-        cost = (
-            self._known(self._used * k + own)
-            - 2 * np.asarray(local.log_weights, np.float64)[entry]
-        )
-        rows, pair = assign.local_candidates(
-            self._marginals,
-            self._mixture,
-            assign.project(self._marginals, self._samples[self._used])
-            if len(self._used) < len(self._samples)
-            else self._projected(),
-            self._place[self._used],
-            (local.starts, local.components, local.log_weights),
-            cost.astype(dtype),
-            skip=own,
-        )
-        component = local.components[pair]
-        keys = self._used[rows] * k + component
-        self._learn(keys, self._used[rows], component)
-        rival = self._known(keys) - 2 * np.asarray(local.log_weights, np.float64)[pair]
-        best, winner = cost.copy(), own.copy()
-        np.minimum.at(best, rows, rival)
-        wins = rival == best[rows]
-        winner[rows[wins][::-1]] = component[wins][::-1]
-        tied = np.flatnonzero(best == cost)
-        winner[tied] = np.minimum(winner[tied], own[tied])
-        moved = int(np.sum(winner != own))
-        self.labels = self.labels.copy()
-        self.labels[self._used] = winner
-        return self.labels, self._likelihood(best), moved
+        with np.errstate(divide="ignore"):
+            added = -2 * np.log(dense(local, k).reshape(-1, k))
+        best, winner = self._best(added)
+        short = np.flatnonzero(best > self._complete)
+        if len(short):
+            self._complete[short] = best[short] + self._range
+            keep = ~np.isin(self._owner, short)
+            lists = [(self._owner[keep], self._component[keep], self._base[keep])]
+            for first in range(0, len(short), assign.CHUNK):
+                rows = short[first : first + assign.CHUNK]
+                x = np.asarray(self._samples[self._used[rows]])
+                lists.append(self._list(x, rows))
+            self._owner, self._component, self._base = _joined(lists)
+            best, winner = self._best(added)
+        moved = int(np.sum(winner != self.labels))
+        self.labels = winner
+        return winner, self._likelihood(float(best.sum())), moved
 
-    def _projected(self) -> np.ndarray:
-        return assign.project(self._marginals, self._samples)
-
-    def _known(self, keys: np.ndarray) -> np.ndarray:
-        """Returns the kept costs, without weights, of (sample, component) keys."""
-        return self._base[np.searchsorted(self._keys, keys)]
-
-    def _learn(
-        self, keys: np.ndarray, owner: np.ndarray, component: np.ndarray
-    ) -> None:
-        """Computes and keeps the costs that are not kept yet."""
-        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        new = self._keys[at] != keys
-        if not np.any(new):
-            return
-        value = assign.pair_costs(
-            self._mixture,
-            self._samples,
-            owner[new],
-            component[new],
-            constants=self._mixture.log_dets,
-        )
-        merged = np.concatenate([self._keys, keys[new]])
-        order = np.argsort(merged, kind="stable")
-        self._keys = merged[order]
-        self._base = np.concatenate([self._base, value.astype(np.float64)])[order]
+    def _best(self, added: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the least cost of each sample and its (first) component."""
+        place = self._place[self._owner]
+        cost = self._base + added[place, self._component].astype(np.float64)
+        best = np.full(len(self._used), np.inf)
+        np.minimum.at(best, self._owner, cost)
+        wins = np.flatnonzero(cost == best[self._owner])[::-1]
+        winner = self.labels.copy()
+        winner[self._owner[wins]] = self._component[wins]
+        return best, winner
 
 
-def entries(
-    local: LocalWeights, place: np.ndarray, component: np.ndarray, num_components: int
-) -> np.ndarray:
-    """Returns where the weights of (position, component) pairs stand.
-
-    Args:
-      local: The weights, NumPy arrays.
-      place: Positions, row by row, ``(p,)``.
-      component: Components that are active there, ``(p,)``.
-      num_components: Number of components.
-
-    Returns:
-      Indices into ``local.components``, ``(p,)``.
-    """
-    spans = np.diff(np.asarray(local.starts))
-    at = np.repeat(np.arange(len(spans), dtype=np.int64), spans)
-    keys = at * num_components + np.asarray(local.components)
-    return np.searchsorted(keys, place.astype(np.int64) * num_components + component)
+def _joined(
+    lists: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Joins lists of pairs and sorts them by sample; components stay rising."""
+    if not lists:
+        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0)
+    owner, component, base = (
+        np.concatenate([part[i] for part in lists]) for i in range(3)
+    )
+    order = np.argsort(owner, kind="stable")
+    return owner[order], component[order], base[order].astype(np.float64)
 
 
 def dense(local: LocalWeights, num_components: int) -> Float[np.ndarray, "h w k"]:
