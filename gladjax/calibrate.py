@@ -11,10 +11,10 @@ both ``P(p <= alpha) <= alpha``: no assumption on the scores, none on the mixtur
 p-value is below ``1 / (n + 1)``, so a rate of 1 % needs 99 images; with fewer there is
 no threshold, and no decision is invented.
 
-The same scores make a p-value map (`p_value_map`). A score is a quantile of an image's
-log-map: at most a share ``q`` of its cells lies below minus the score. Cells
-compared with the scores instead of the score itself: in a normal image, the chance that
-more than a share ``q`` of the cells has ``p <= alpha`` is at most ``alpha``.
+The same scores make a p-value map (`p_value_map`): every cell of minus the log-map is
+ranked among them. An image's score is the quantile ``q`` of its cells, so in a normal
+image the chance that more than a share ``q`` of the cells (to within one cell) has
+``p <= alpha`` is at most ``alpha``, and map and decision never disagree.
 
 Notation: ``n`` calibration scores, ``alpha`` the false-positive rate.
 
@@ -187,8 +187,8 @@ def p_value_map(
 
     Returns:
       p-values, 1 outside the mask. For the quantile ``q`` of the scores: the chance
-      that a normal image has more than a share ``q`` of its cells at ``p <= alpha`` is
-      at most ``alpha``.
+      that a normal image has more than a share ``q`` of its cells, to within one, at
+      ``p <= alpha`` is at most ``alpha``.
 
     Raises:
       ValueError: If there is no calibration score, or one is NaN.
@@ -264,7 +264,8 @@ def scores(
 
     Args:
       key: Randomness of the split.
-      images: Normal images, in any form that ``fit`` and ``score`` understand.
+      images: Normal images, in any form that ``fit`` and ``score`` understand; paths
+        keep memory small.
       fit: Makes a detector from some of the images, given as a list.
       score: Scores one image by a detector.
       num_held: Number of images to hold out; folds are used if it is None.

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int, Num, UInt8
 
 from gladjax import images
 
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_h _w 3"]
 Limits = tuple[float, float]
 
 # Anchors at equal distances; lightness rises evenly.
@@ -228,9 +228,7 @@ def titled(picture: Picture, text: str) -> Picture:
     return np.concatenate([np.asarray(bar), picture], axis=0)
 
 
-def weight_map(
-    shares: Float[np.ndarray, "h w"], *, side: int = 256
-) -> UInt8[np.ndarray, "_h _w 3"]:
+def weight_map(shares: Float[np.ndarray, "h w"], *, side: int = 256) -> Picture:
     """Returns the map of one component's local weights (Fig. 3, middle).
 
     Args:
@@ -240,9 +238,7 @@ def weight_map(
     return enlarge(colours(shares, limits=(0.0, max(float(shares.max()), 1e-9))), side)
 
 
-def activity_map(
-    active: Int[np.ndarray, "h w"], *, side: int = 256
-) -> UInt8[np.ndarray, "_h _w 3"]:
+def activity_map(active: Int[np.ndarray, "h w"], *, side: int = 256) -> Picture:
     """Returns the map of the number of active components (Fig. 3, right).
 
     Args:
@@ -252,7 +248,7 @@ def activity_map(
     return enlarge(colours(active), side)
 
 
-def enlarge(picture: Picture, side: int) -> UInt8[np.ndarray, "_h _w 3"]:
+def enlarge(picture: Picture, side: int) -> Picture:
     """Returns a picture whose pixels are squares, so that it is about ``side`` long.
 
     Args:
