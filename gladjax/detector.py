@@ -18,6 +18,7 @@ Reference: Artola et al., "GLAD", WACV 2023.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -432,11 +433,15 @@ def summarise(
     Returns:
       Score and maps.
     """
-    whole = scoring.aggregate(list(maps.values()))
-    mask = masks.to_grid(np.asarray(detector.mask) & aligned.valid, whole.shape)
-    score = scoring.image_score(whole, mask, q=detector.settings.quantile)
-    size = tuple(detector.backbone.image_size)
-    heat = scoring.heat_map(whole, mask, size, sigma=detector.settings.sigma)
+    settings, size = detector.settings, tuple(detector.backbone.image_size)
+    counted = np.asarray(detector.mask) & aligned.valid
+    whole, mask, score, heat = _finish(
+        tuple(jnp.asarray(m) for m in maps.values()),
+        counted,
+        settings.quantile,
+        settings.sigma,
+        size,
+    )
     if detector.reference is not None:
         back = align.inverse(jnp.asarray(aligned.transform))
         calm = jnp.min(heat)
@@ -449,6 +454,21 @@ def summarise(
         heat_map=np.asarray(scoring.upsample(heat, shape)),
         alignment=aligned,
     )
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _finish(
+    maps: tuple[Array, ...],
+    counted: Array,
+    quantile: float,
+    sigma: float,
+    size: tuple[int, int],
+) -> tuple[Array, Array, Array, Array]:
+    """Returns the sum of the log-maps, its mask, the score and the heat map."""
+    whole = scoring.aggregate(maps)
+    mask = masks.to_grid(counted, whole.shape)
+    score = scoring.image_score(whole, mask, q=quantile)
+    return whole, mask, score, scoring.heat_map(whole, mask, size, sigma=sigma)
 
 
 def score(

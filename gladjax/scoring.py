@@ -21,6 +21,7 @@ Differs from the reference in
 Reference: Artola et al., "GLAD", WACV 2023, Section 3.3.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -184,13 +185,14 @@ def upsample(
     values = jnp.asarray(values)
     if values.shape == tuple(shape):
         return values
-    rows = _interpolation(values.shape[0], shape[0], values.dtype)
-    columns = _interpolation(values.shape[1], shape[1], values.dtype)
+    rows = jnp.asarray(_interpolation(values.shape[0], shape[0], values.dtype))
+    columns = jnp.asarray(_interpolation(values.shape[1], shape[1], values.dtype))
     values = jnp.matmul(rows, values, precision=PRECISION)
     return jnp.matmul(values, columns.T, precision=PRECISION)
 
 
-def _interpolation(size: int, new: int, dtype: np.dtype) -> Float[Array, "n s"]:
+@functools.lru_cache(maxsize=64)
+def _interpolation(size: int, new: int, dtype: np.dtype) -> Float[np.ndarray, "n s"]:
     """Returns the matrix of bilinear interpolation along one axis."""
     at = np.clip((np.arange(new) + 0.5) * size / new - 0.5, 0, size - 1)
     low = np.minimum(at.astype(int), max(size - 2, 0))
@@ -198,7 +200,21 @@ def _interpolation(size: int, new: int, dtype: np.dtype) -> Float[Array, "n s"]:
     matrix = np.zeros((new, size))
     np.add.at(matrix, (np.arange(new), low), 1 - (at - low))
     np.add.at(matrix, (np.arange(new), high), at - low)
-    return jnp.asarray(matrix, dtype)
+    return matrix.astype(dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _gaussian(size: int, sigma: float, dtype: np.dtype) -> Float[np.ndarray, "s s"]:
+    """Returns the matrix of a Gaussian smoothing along one mirrored axis."""
+    reach = int(4 * sigma + 0.5)
+    step = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (step / sigma) ** 2)
+    at = (np.arange(size)[:, None] + step[None, :]) % (2 * size)
+    at = np.where(at < size, at, 2 * size - 1 - at)
+    matrix = np.zeros((size, size))
+    rows = np.broadcast_to(np.arange(size)[:, None], at.shape)
+    np.add.at(matrix, (rows, at), weights / weights.sum())
+    return matrix.astype(dtype)
 
 
 def image_score(
@@ -272,12 +288,7 @@ def smooth(values: Float[Array, "h w"], *, sigma: float) -> Float[Array, "h w"]:
     """
     if sigma <= 0:
         return values
-    reach = int(4 * sigma + 0.5)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel = jnp.asarray(weights / weights.sum(), values.dtype)
-
-    def along(rows: Array) -> Array:
-        padded = jnp.pad(rows, ((0, 0), (reach, reach)), mode="symmetric")
-        return jax.vmap(lambda row: jnp.convolve(row, kernel, mode="valid"))(padded)
-
-    return along(along(values).T).T
+    rows = jnp.asarray(_gaussian(values.shape[0], sigma, values.dtype))
+    columns = jnp.asarray(_gaussian(values.shape[1], sigma, values.dtype))
+    values = jnp.matmul(rows, values, precision=PRECISION)
+    return jnp.matmul(values, columns.T, precision=PRECISION)
