@@ -109,16 +109,16 @@ def step(reference, image, T, *, motion, error, gradient, border, scale):
     centre, unit = np.array([(w - 1) / 2, (h - 1) / 2]), max(h, w) / 2
     N = np.array([[1, 0, -centre[0]], [0, 1, -centre[1]], [0, 0, unit]]) / unit
     smooth_image = smoothed(image, gradient)
-    H, b = 0, 0
+    rows = []
     for row in range(border, h - border):
         for column in range(border, w - border):
             X = np.array([column + shift, row + shift, 1])
             X_moved = T @ X
             x, y = X_moved[:2] / X_moved[2] - shift
-            rows, columns = image.shape
-            if not (border <= x <= columns - 1 - border):
+            image_h, image_w = image.shape
+            if not (border <= x <= image_w - 1 - border):
                 continue
-            if not (border <= y <= rows - 1 - border):
+            if not (border <= y <= image_h - 1 - border):
                 continue
             by_x = filtered(reference, k, d, row, column)
             by_y = filtered(reference, d, k, row, column)
@@ -126,9 +126,13 @@ def step(reference, image, T, *, motion, error, gradient, border, scale):
             D = interpolate(smooth_image, x, y) - value
             u, v = (X[:2] - centre) / unit
             J = np.array([by_x, by_y]) * unit @ motion_jacobian(motion, u, v)
-            rho = weight(error, D * D, scale)
-            H = H + rho * np.outer(J, J)
-            b = b + rho * J * D
+            rows.append((D, J))
+    scale = max(scale, 5.0, 3.0 * np.mean([abs(D) for D, _ in rows]))
+    H, b = 0, 0
+    for D, J in rows:
+        rho = weight(error, D * D, scale)
+        H = H + rho * np.outer(J, J)
+        b = b + rho * J * D
     ridge = 1e-6 * np.trace(H) / len(b)
     p = np.linalg.solve(H + ridge * np.eye(len(b)), b)
     T_unit = N @ T @ np.linalg.inv(N) @ np.linalg.inv(motion_matrix(motion, p))

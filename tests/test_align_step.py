@@ -47,7 +47,7 @@ def one_step(reference, image, T, *, motion, error, gradient, border, scale):
         motion=motion,
         error=robust.find(error),
         border=border,
-        decay=(0.9, 5.0),
+        schedule=(0.9, 5.0, 3.0),
     )
     found = np.linalg.inv(N) @ (np.eye(3) + np.asarray(after.excess)) @ N
     return found / found[2, 2]

@@ -17,7 +17,8 @@ motion is the same on all levels. ``U = T - I`` in these units.
 
 Differs from the reference in: (1) the tolerance is about pixels, not parameters;
 (2) on levels with many pixels only the one of greatest gradient in each cell of a
-regular partition counts; (3) ``H`` gets a ridge of 1e-6 of its mean diagonal, so that a
+regular partition counts; (3) the scale is never below three times the
+mean absolute difference; (4) ``H`` gets a ridge of 1e-6 of its mean diagonal, so that a
 motion the reference cannot show is left alone.
 
 Reference: Briand, Facciolo, Sanchez. "Improvements of the Inverse Compositional
@@ -164,7 +165,7 @@ def step(
     motion: str,
     error: robust.ErrorFunction,
     border: int,
-    decay: tuple[float, float],
+    schedule: tuple[float, float, float],
 ) -> Progress:
     """Returns the motion after one iteration.
 
@@ -175,17 +176,22 @@ def step(
       motion: A key of `transform.MOTIONS`.
       error: The error function.
       border: As for `residuals`.
-      decay: Factor of the scale per iteration, and its least value.
+      schedule: Factor of the scale per iteration, its least value, and the multiple of
+        the mean absolute difference below which it does not count.
 
     Returns:
-      The state after; where the step is not finite the motion stays and the movement
-      is zero.
+      The state after. The movement counts as infinite while the scale still falls;
+      where the step is not finite the motion stays and the movement is zero.
 
     References:
       Briand et al., algorithm 2, lines 6 to 12.
     """
     D, inside = residuals(level, image, progress.excess, border=border)
-    weights = robust.weight(error, jnp.square(D), progress.scale)
+    decay, least, spread = schedule
+    number = jnp.maximum(jnp.sum(inside.astype(D.dtype)), 1)
+    floor = jnp.maximum(least, spread * jnp.sum(jnp.abs(D)) / number)
+    scale = jnp.maximum(progress.scale, floor)
+    weights = robust.weight(error, jnp.square(D), scale)
     weights = jnp.where(inside, weights, 0)
     weights = weights / jnp.maximum(jnp.max(weights), 1e-30)
     J = level.jacobian
@@ -201,8 +207,8 @@ def step(
     sound = jnp.all(jnp.isfinite(U)) & jnp.isfinite(movement)
     return Progress(
         excess=jnp.where(sound, U, progress.excess),
-        scale=jnp.maximum(progress.scale * decay[0], decay[1]),
-        movement=jnp.where(sound, movement, 0),
+        scale=jnp.maximum(progress.scale * decay, least),
+        movement=jnp.where(scale > floor, jnp.inf, jnp.where(sound, movement, 0)),
         iteration=progress.iteration + 1,
     )
 
@@ -224,7 +230,7 @@ def refine(
     motion: str,
     error: robust.ErrorFunction,
     border: int,
-    decay: tuple[float, float],
+    schedule: tuple[float, float, float],
     stop: tuple[int, float],
 ) -> Progress:
     """Returns the motion after as many iterations as one level needs.
@@ -236,9 +242,9 @@ def refine(
       motion: A key of `transform.MOTIONS`.
       error: The error function.
       border: As for `residuals`.
-      decay: As for `step`.
+      schedule: As for `step`.
       stop: Most iterations, and the movement in pixels of the level that ends the
-        loop once the scale is at its least.
+        loop.
 
     Returns:
       The last state, with the iterations of all levels so far.
@@ -246,12 +252,17 @@ def refine(
     first = progress.iteration
 
     def unfinished(state: Progress) -> Bool[Array, ""]:
-        moving = (state.movement > stop[1]) | (state.scale > decay[1])
-        return (state.iteration - first < stop[0]) & moving
+        return (state.iteration - first < stop[0]) & (state.movement > stop[1])
 
     def body(state: Progress) -> Progress:
         return step(
-            level, image, state, motion=motion, error=error, border=border, decay=decay
+            level,
+            image,
+            state,
+            motion=motion,
+            error=error,
+            border=border,
+            schedule=schedule,
         )
 
     start = progress._replace(movement=jnp.full_like(progress.movement, jnp.inf))

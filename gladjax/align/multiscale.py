@@ -72,12 +72,18 @@ def prepare(reference: Array, mask: Array, plan: Plan) -> Prepared:
 
 
 def _objective(
-    level: Level, image: Array, excess: Array, plan: Plan, border: int
+    prepared: Prepared,
+    images: list[Array],
+    excess: Array,
+    scale: Array,
+    *,
+    plan: Plan,
+    i: int,
 ) -> tuple[Array, Array, Array]:
     """Returns the mean robust error, the mean absolute difference, and the overlap."""
-    D, inside = inverse_compositional.residuals(level, image, excess, border=border)
+    level, border = prepared.levels[i], plan.options.border_at(i)
+    D, inside = inverse_compositional.residuals(level, images[i], excess, border=border)
     count = jnp.maximum(jnp.sum(inside.astype(D.dtype)), 1)
-    scale = jnp.asarray(plan.options.scale_end, D.dtype)
     errors = jnp.where(inside, plan.error(jnp.square(D), scale), 0)
     counted = jnp.maximum(jnp.sum(level.counted.astype(D.dtype)), 1)
     share = jnp.sum(inside.astype(D.dtype)) / counted
@@ -96,7 +102,7 @@ def _refine(
         motion=plan.motion,
         error=plan.error,
         border=options.border_at(i),
-        decay=options.decay,
+        schedule=plan.schedule,
         stop=(options.max_steps, options.tolerance),
     )
 
@@ -132,18 +138,53 @@ def _best_start(
     identity = jnp.eye(3, dtype=greys[0].dtype)
     excesses = jnp.matmul(to_unit, jnp.matmul(motions, from_unit)) - identity
     excesses = jnp.concatenate([excesses, jnp.zeros_like(excesses[:1])])
-
-    def one(excess: Array) -> tuple[Progress, Array, Array]:
-        progress = _refine(prepared, images, _start(excess, options), plan, i)
-        border = options.border_at(i)
-        found = _objective(prepared.levels[i], images[i], progress.excess, plan, border)
-        score = jnp.where(found[2] >= options.min_overlap, found[0], jnp.inf)
-        return progress, score, _corner_motion(progress.excess, plan)
-
-    progress, scores, motion = jax.vmap(one)(excesses)
+    starts = jax.vmap(lambda excess: _start(excess, options))(excesses)
+    progress, scores = _refine_all(prepared, images, starts, plan, i)
+    motion = jax.vmap(lambda excess: _corner_motion(excess, plan))(progress.excess)
     tied = scores <= (1 + options.tie) * jnp.min(scores)
     best = jnp.argmin(jnp.where(tied, motion, jnp.inf))
     return jax.tree.map(lambda leaf: leaf[best], progress)
+
+
+def _best_slide(
+    prepared: Prepared, images: list[Array], progress: Progress, plan: Plan, i: int
+) -> Progress:
+    """Returns the motion after trying shifts along the weakest direction.
+
+    Repeated detail, such as a thread, gives each pitch its own minimum, and a level
+    that does not resolve the pitch cannot tell which is right. The pitches follow each
+    other in the direction in which the coarsest level is least determined, the
+    eigenvector of the least eigenvalue of its ``H`` for shifts.
+    """
+    coarsest, reach = prepared.levels[-1], plan.options.slide
+    J = jnp.where(coarsest.counted[:, None], coarsest.jacobian[:, :2], 0)
+    _, vectors = jnp.linalg.eigh(jnp.matmul(J.T, J, precision="highest"))
+    direction = vectors[:, 0] / prepared.levels[i].unit
+
+    def slid(number: Array) -> Progress:
+        E = jnp.zeros((3, 3), J.dtype).at[:2, 2].set(number * direction)
+        return progress._replace(excess=transform.retract(progress.excess, E))
+
+    numbers = jnp.arange(-reach, reach + 1).astype(J.dtype)
+    starts = jax.vmap(slid)(numbers)
+    found, scores = _refine_all(prepared, images, starts, plan, i)
+    best = jnp.argmin(scores)
+    return jax.tree.map(lambda leaf: leaf[best], found)
+
+
+def _refine_all(
+    prepared: Prepared, images: list[Array], starts: Progress, plan: Plan, i: int
+) -> tuple[Progress, Array]:
+    """Returns all starts refined on level ``i`` and their robust errors."""
+    options = plan.options
+
+    def one(start: Progress) -> tuple[Progress, Array]:
+        progress = _refine(prepared, images, start, plan, i)
+        scale = jnp.asarray(options.search_scale, progress.scale.dtype)
+        found = _objective(prepared, images, progress.excess, scale, plan=plan, i=i)
+        return progress, jnp.where(found[2] >= options.min_overlap, found[0], jnp.inf)
+
+    return jax.vmap(one)(starts)
 
 
 def _corner_motion(excess: Array, plan: Plan) -> Array:
@@ -180,13 +221,15 @@ def align(prepared: Prepared, image: Array, plan: Plan) -> tuple[Array, AlignInf
         progress = _start(none, options)
         remaining = plan.num_levels
     for i in reversed(range(remaining)):
-        if i < plan.num_levels - 1:
-            restart = jnp.asarray(options.scale_restart, grey.dtype)
-            progress = progress._replace(scale=jnp.maximum(progress.scale, restart))
-        progress = _refine(prepared, images, progress, plan, i)
-    judge = functools.partial(_objective, prepared.levels[0], images[0], plan=plan)
-    before, residual_before, _ = judge(none, border=options.border)
-    after, residual, overlap = judge(progress.excess, border=options.border)
+        if plan.coarse and options.slide and i in options.slide_levels:
+            progress = _best_slide(prepared, images, progress, plan, i)
+        else:
+            progress = _refine(prepared, images, progress, plan, i)
+    judge = functools.partial(_objective, prepared, images, plan=plan, i=0)
+    scale = jnp.asarray(options.scale_end, grey.dtype)
+    scale = jnp.maximum(scale, options.scale_spread * judge(none, scale)[1])
+    before, residual_before, _ = judge(none, scale)
+    after, residual, overlap = judge(progress.excess, scale)
     implausible = _extreme(progress.excess, plan)
     success = finite & prepared.textured & (jnp.ptp(grey) > 1e-3)
     success &= (after <= before * (1 + 1e-6)) & (overlap >= options.min_overlap)

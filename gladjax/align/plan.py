@@ -6,7 +6,8 @@ registration before any pixel is, so that one compiled program serves equal plan
 Notation: level ``i`` has a pixel for every ``2^i``-th pixel of the image.
 
 Differs from the reference in: (1) the scale of the error function falls over the whole
-run; finer levels start from where it already is, or from ``scale_restart``.
+run and does not start again on finer levels; (2) it stays above the spread of the
+differences, so that noise and the variety of products do not become outliers.
 
 Reference: Briand, Facciolo, Sanchez. "Improvements of the Inverse Compositional
 Algorithm for Parametric Motion Estimation". IPOL 8, 2018, section 2.
@@ -68,14 +69,18 @@ class Options:
       scale_start: Scale of the error function at first, in grey levels.
       scale_decay: Its factor per iteration.
       scale_end: Its least value.
-      scale_restart: Scale with which a finer level starts.
+      scale_spread: The scale is never below this multiple of the mean absolute
+        difference: 3 gives the Lorentzian 95 % efficiency for normal noise.
       min_overlap: Least share of the reference that must fall inside the image.
       batch_size: Images that `register_batch` refines side by side.
       search_side: The coarse search halves the images until no side is longer.
       num_angles: Angles of the coarse search.
       max_shift: Its largest shift, as a fraction of the longer side.
       num_starts: Starts that are refined; the identity is one more.
+      search_scale: Scale of the error function that compares the starts.
       tie: Starts whose robust error is larger by no more than this fraction are tied.
+      slide: After the coarse search, so many shifts of one pixel either way along the
+        direction that the reference determines least are refined, too; 0 for none.
     """
 
     max_steps: int = 30
@@ -84,21 +89,19 @@ class Options:
     min_side: int = 32
     max_points: int | None = 16384
     scale_start: float = 80.0
-    scale_decay: float = 0.9
+    scale_decay: float = 0.8
     scale_end: float = 5.0
-    scale_restart: float = 5.0
+    scale_spread: float = 5.0
     min_overlap: float = 0.4
     batch_size: int = 1
-    search_side: int = 64
+    search_side: int = 32
     num_angles: int = 72
     max_shift: float = 0.25
     num_starts: int = 8
-    tie: float = 0.02
-
-    @property
-    def decay(self) -> tuple[float, float]:
-        """Factor and least value of the scale."""
-        return self.scale_decay, self.scale_end
+    search_scale: float = 80.0
+    tie: float = 0.01
+    slide: int = 4
+    slide_levels: tuple[int, ...] = (1,)
 
     def border_at(self, level: int) -> int:
         """Pixels along the borders of a level that do not count."""
@@ -137,6 +140,12 @@ class Plan:
         """Centre of the reference and unit of the motion, in pixels."""
         h, w = self.shapes[0]
         return ((w - 1) / 2, (h - 1) / 2), max(h, w) / 2
+
+    @property
+    def schedule(self) -> tuple[float, float, float]:
+        """Factor of the scale per iteration, its least value, its least spread."""
+        options = self.options
+        return options.scale_decay, options.scale_end, options.scale_spread
 
     def level_shapes(self, i: int) -> tuple[Shape, Shape]:
         """Shapes of a level of the reference and of the image."""
