@@ -164,7 +164,7 @@ def bounds(
         components = np.arange(k)
     for chunk in np.array_split(components, max(1, len(components) // 128)):
         if len(chunk):
-            marginal = np.stack([_marginal(mixture, c, basis) for c in chunk])
+            marginal = np.stack([_marginal(mixture, int(c), basis) for c in chunk])
             lower = np.linalg.cholesky(marginal)
             inverse = np.linalg.inv(lower) * np.sqrt(1 - SLACK[dtype])
             rows[chunk] = inverse[:, triangle[0], triangle[1]].astype(dtype)
