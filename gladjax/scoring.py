@@ -32,10 +32,12 @@ from jaxtyping import Array, Bool, Float
 
 from gladjax import assign
 from gladjax.covariance import PRECISION
+from gladjax.kernels import mixing
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.weights import LocalWeights
 
 RANGE = 40.0  # In units of cost: twice the nats.
+NARROW = 160  # Up to this many features full costs are computed position by position.
 
 
 def marginals(mixture: GaussianMixture, *, rank: int = 32) -> assign.Bounds:
@@ -102,6 +104,28 @@ def _sparse_map(
     samples = features.reshape(h * w, d).astype(mixture.means.dtype, copy=False)
     place = np.arange(h * w, dtype=np.int32)
     y = assign.project(prepared, samples)
+    if d <= NARROW:
+        addends = mixture.log_dets[local.components] - 2 * local.log_weights
+        logs = mixing.log_sum(
+            samples,
+            y,
+            local.starts,
+            local.components,
+            addends,
+            prepared.means,
+            prepared.rows,
+            mixture.means,
+            mixture.rows,
+            mixture.variances,
+            mixture.offsets,
+            mixture.ranks,
+            mixture.noise,
+            RANGE,
+            assign.RAISE[y.dtype],
+            32,
+        )
+        out = logs - 0.5 * d * math.log(2 * math.pi)
+        return out.reshape(h, w).astype(mixture.means.dtype)
     active = (local.starts, local.components, local.log_weights)
     _, first = assign.local_candidates(prepared, mixture, y, place, active, None)
 

@@ -1,1 +1,1 @@
-"""gladjax."""
+"""The paper's experiments, one module each: ``python -m gladjax.experiments.X``."""

@@ -49,7 +49,7 @@ def _project(e, m, rows, y):
 
 
 @numba.njit(**SERIAL)
-def _outside(e, y, rows, variances):
+def outside(e, y, rows, variances):
     """Returns the squared length of what the rows leave of ``e``; spoils ``e``."""
     d = e.shape[0]
     norm = e[0] * e[0]
@@ -121,6 +121,6 @@ def costs(
             for i in range(r):
                 total += y[a, i] * y[a, i]
             if r < d:
-                total += _outside(e[a], y[a], own, spread) / noise[c]
+                total += outside(e[a], y[a], own, spread) / noise[c]
             out[first + a] = total + constants[c]
     return out

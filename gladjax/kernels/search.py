@@ -8,7 +8,7 @@ next, so a component is abandoned at the first row whose sum exceeds the best co
 
 The first ``r1`` rows are evaluated for all components at once, along the components
 (`_first_rows`): that is one vector instruction for 8 or 16 components. Only what
-survives them is looked at singly (`_extend`).
+survives them is looked at singly (`extend`).
 
 Arrays: ``y (n, r)``; ``stage_means (r1, k)`` and ``stage_rows (p1, k)`` with the
 components along the fast axis; ``means (k, r)`` and ``rows (k, p)`` component by
@@ -46,7 +46,7 @@ def _first_rows(
 
 
 @numba.njit(**SERIAL)
-def _extend(y, mean, rows, e, first, total, limit):
+def extend(y, mean, rows, e, first, total, limit):
     """Adds rows from ``first`` on until the sum passes ``limit``; returns the sum."""
     r = y.shape[0]
     for j in range(first):
@@ -117,7 +117,7 @@ def within(
                 if bound <= top and c != skip[i] and constants[c] < np.inf:
                     count += 1
                     limit = top - constants[c]
-                    q = _extend(y[i], means[c], rows[c], e, r1, total[c], limit)
+                    q = extend(y[i], means[c], rows[c], e, r1, total[c], limit)
                     bound = q + constants[c]
                     if bound <= top:
                         if kept < capacity:
@@ -158,7 +158,7 @@ def local_nearest(y, place, starts, ids, addends, means, rows, chunk):
             for a in range(starts[place[i]], starts[place[i] + 1]):
                 c = ids[a]
                 limit = low - addends[a]
-                q = _extend(y[i], means[c], rows[c], e, 0, zero, limit) + addends[a]
+                q = extend(y[i], means[c], rows[c], e, 0, zero, limit) + addends[a]
                 if q < low:
                     low = q
                     entry[i] = a
@@ -200,7 +200,7 @@ def local_within(
                 c = ids[a]
                 if c != skip[i]:
                     limit = threshold[i] - addends[a]
-                    if _extend(y[i], means[c], rows[c], e, 0, zero, limit) <= limit:
+                    if extend(y[i], means[c], rows[c], e, 0, zero, limit) <= limit:
                         if kept < capacity:
                             entries[i, kept] = a
                         kept += 1

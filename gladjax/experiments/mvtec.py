@@ -1,0 +1,125 @@
+"""GLAD on MVTec AD: the paper's Tables 2 and 6.
+
+    python -m gladjax.experiments.mvtec --data-root DIR \
+        --categories transistor toothbrush screw \
+        --backbone efficientnet_lite0 --output OUT
+
+One row a category and seed, the paper's figure beside ours. The paper's backbone is the
+anti-aliased WideResNet-50-2; both backbones are named in the table. Writes
+``results.json``, ``table.md`` and, with ``--heat-maps``, a picture per test image.
+Expected with EfficientNet-Lite0, not aligned: image AUROC of transistor above 0.99, of
+toothbrush above 0.98, of screw above 0.94; a few minutes per category on two cores.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from gladjax import datasets, files
+from gladjax.experiments import paper, runner
+from gladjax.experiments.runner import Record
+
+PAPER_BACKBONE = "wide_resnet50_2"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    out = argparse.ArgumentParser(
+        prog="python -m gladjax.experiments.mvtec",
+        description="GLAD on MVTec AD (Tables 2 and 6 of the paper).",
+    )
+    out.add_argument("--data-root", type=Path, required=True, help="data folder")
+    out.add_argument("--categories", nargs="+", required=True, help="their names")
+    runner.add_options(out)
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the experiment.
+
+    Args:
+      arguments: The command line; the process's own by default.
+
+    Raises:
+      SystemExit: With a message, if the data or the options do not fit.
+    """
+    options = parser().parse_args(arguments)
+    with runner.errors():
+        text = summary(run(options))
+        with files.atomic(options.output / "table.md", mode="w") as file:
+            file.write(text + "\n")
+    click.echo(text)
+
+
+def run(options: argparse.Namespace) -> list[Record]:
+    """Returns one record per category and seed; finished ones are not run again."""
+    sets = [
+        datasets.mvtec(options.data_root, category, skip_bad=options.skip_bad)
+        for category in options.categories
+    ]
+    return runner.run(sets, options)
+
+
+def summary(records: Sequence[Record]) -> str:
+    """Returns the table: ours and the paper's figures, by category, and the mean."""
+    ours = records[0]["backbone"]
+    head = [
+        "category",
+        "seeds",
+        f"image AUROC ({ours})",
+        f"paper ({PAPER_BACKBONE})",
+        f"pixel AUROC ({ours})",
+        f"paper ({PAPER_BACKBONE})",
+        "AU-PRO",
+        "components",
+        "active",
+        "fit s",
+        "ms / image",
+    ]
+    rows, means = [head], []
+    for category in dict.fromkeys(record["category"] for record in records):
+        own = [record for record in records if record["category"] == category]
+        image = [record["image_auroc"] for record in own]
+        means.append(runner.spread(image)[0])
+        last = own[-1]
+        rows.append(
+            [
+                category,
+                str(len(own)),
+                _spread(image),
+                runner.percent(_known(lambda c=category: paper.glad_auroc(c))),
+                _spread([record["pixel_auroc"] for record in own]),
+                runner.percent(_known(lambda c=category: paper.pixel_auroc("glad", c))),
+                _spread([record["aupro"] for record in own]),
+                "/".join(str(n) for n in last["num_components"].values()),
+                "/".join(f"{n:.0f}" for n in last["active_per_position"].values()),
+                f"{sum(r['fit_seconds'] for r in own) / len(own):.0f}",
+                f"{1000 * sum(last['seconds_per_image'].values()):.0f}",
+            ]
+        )
+    mean = f"{100 * runner.spread(means)[0]:.2f}"
+    rows.append(["mean", "", mean, *[""] * (len(head) - 3)])
+    return runner.table(rows)
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean, deviation = runner.spread(known)
+    text = runner.percent(mean)
+    return f"{text} ± {100 * deviation:.2f}" if len(known) > 1 else text
+
+
+def _known(figure: Callable[[], float | None]) -> float | None:
+    """Returns a figure of the paper, None for what it has not."""
+    try:
+        return figure()
+    except (KeyError, ValueError):
+        return None
+
+
+if __name__ == "__main__":
+    main()

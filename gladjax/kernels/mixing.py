@@ -1,0 +1,139 @@
+"""Numba kernel for the log-probability of every position of a map.
+
+A position has a short list of active components, known after training. The kernel walks
+it: bounds first (`gladjax.kernels.search`), then the full cost of the most promising
+component, then of those whose bound lies within a span of the best. What is further
+away changes the logarithm of the sum by less than ``k e^(-span / 2)``.
+
+The full costs are those of `gladjax.kernels.pairs`, one sample at a time. That pays
+where a component's rows fit the cache; wide features are better grouped by component.
+"""
+
+import numba
+import numpy as np
+
+from gladjax.kernels.flags import PARALLEL, SERIAL
+from gladjax.kernels.pairs import outside
+from gladjax.kernels.search import extend
+
+
+@numba.njit(**SERIAL)
+def _full(x, mean, rows, variances, noise, e, y):
+    """Returns the squared Mahalanobis distance of one sample to one component."""
+    d = x.shape[0]
+    r = rows.shape[0]
+    for j in range(d):
+        e[j] = x[j] - mean[j]
+    total = e[0] * 0
+    for t in range(r):
+        row = rows[t]
+        z = row[0] * e[0]
+        for j in range(1, d):
+            z += row[j] * e[j]
+        y[t] = z
+        total += z * z
+    if r < d:
+        total += outside(e, y, rows, variances) / noise
+    return total
+
+
+@numba.njit(**PARALLEL)
+def log_sum(
+    features,
+    y,
+    starts,
+    ids,
+    addends,
+    low_means,
+    low_rows,
+    means,
+    rows,
+    variances,
+    offsets,
+    ranks,
+    noise,
+    span,
+    slack,
+    chunk,
+):
+    """Returns ``log sum_k exp(-cost_k / 2)`` over the active components.
+
+    Args:
+      features: One sample per position, ``(n, d)``.
+      y: Their leading coordinates, ``(n, r)``.
+      starts: First entry of each position in the next two, and the end.
+      ids: Components active at each position.
+      addends: What each of them adds to the distance there.
+      low_means: Means in the leading coordinates.
+      low_rows: Packed whitening rows.
+      means: As in `gladjax.mixture.GaussianMixture`, likewise the next five.
+      rows: Whitening rows.
+      variances: Variance along each row.
+      offsets: First row of each component.
+      ranks: Number of rows of each component.
+      noise: Variance outside the rows.
+      span: Costs further than this from the least one are left out.
+      slack: What is added to a threshold before bounds are compared with it.
+      chunk: Positions per task.
+
+    Returns:
+      The logarithms, ``(n,)``; minus infinity where nothing is active.
+    """
+    n, d = features.shape
+    out = np.empty(n, np.float64)
+    most = 0
+    for i in range(n):
+        most = max(most, starts[i + 1] - starts[i])
+    zero = y.dtype.type(0)
+    for task in numba.prange((n + chunk - 1) // chunk):
+        bound = np.empty(most, y.dtype)
+        cost = np.empty(most, np.float64)
+        low_e = np.empty(y.shape[1], y.dtype)
+        e = np.empty(d, y.dtype)
+        z = np.empty(d, y.dtype)
+        for i in range(task * chunk, min(n, (task + 1) * chunk)):
+            first, count = starts[i], starts[i + 1] - starts[i]
+            low = np.inf
+            at = -1
+            for a in range(count):
+                c = ids[first + a]
+                limit = low + span - addends[first + a]
+                q = extend(y[i], low_means[c], low_rows[c], low_e, 0, zero, limit)
+                bound[a] = q + addends[first + a]
+                if bound[a] < low:
+                    low = bound[a]
+                    at = a
+            if at < 0:
+                out[i] = -np.inf
+                continue
+            c = ids[first + at]
+            own = rows[offsets[c] : offsets[c] + ranks[c]]
+            spread = variances[offsets[c] : offsets[c] + ranks[c]]
+            best = np.float64(
+                _full(features[i], means[c], own, spread, noise[c], e, z)
+                + addends[first + at]
+            )
+            cost[0] = best
+            kept = 1
+            for a in range(count):
+                top = best + span + slack
+                if a == at or bound[a] > top:
+                    continue
+                c = ids[first + a]
+                limit = top - addends[first + a]
+                q = extend(y[i], low_means[c], low_rows[c], low_e, 0, zero, limit)
+                if q > limit:
+                    continue
+                own = rows[offsets[c] : offsets[c] + ranks[c]]
+                spread = variances[offsets[c] : offsets[c] + ranks[c]]
+                cost[kept] = np.float64(
+                    _full(features[i], means[c], own, spread, noise[c], e, z)
+                    + addends[first + a]
+                )
+                best = min(best, cost[kept])
+                kept += 1
+            total = 0.0
+            for a in range(kept):
+                total += np.exp(0.5 * (best - cost[a]))
+            out[i] = np.log(total) - 0.5 * best
+    return out
