@@ -18,9 +18,12 @@ Reference: the documentation of the standard library's ``pickletools``.
 """
 
 import collections
+import io
+import mmap
 import pickletools
+import warnings
 from collections.abc import Callable
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 _DTYPES = {
     "torch.FloatStorage": "float32",
@@ -94,11 +97,12 @@ class _Machine:
         return values[::-1]
 
 
-def load(file: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
+def load(file: mmap.mmap | io.BytesIO) -> tuple[Any, dict[str, Storage]]:
     """Reads one pickle and leaves the file behind its end.
 
     Args:
-      file: A binary file, positioned at a pickle.
+      file: Bytes in memory or a mapped file, positioned at a pickle. (An ordinary file
+        would allocate whatever length an instruction claims.)
 
     Returns:
       The object (dictionaries, lists, tuples, numbers, strings, ``None`` and `Tensor`)
@@ -110,13 +114,10 @@ def load(file: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
     """
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name == "STOP":
-                break
-            run = _INSTRUCTIONS.get(opcode.name)
-            if run is None:
-                raise PickleError(f"refused the instruction {opcode.name}")
-            run(machine, argument)
+        with warnings.catch_warnings():
+            # Decoding an old text instruction, to be refused next, may warn.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            _run(machine, file)
         result = machine.pop()
     except PickleError:
         raise
@@ -125,6 +126,17 @@ def load(file: IO[bytes]) -> tuple[Any, dict[str, Storage]]:
     if machine.stack:
         raise PickleError("the pickle is damaged: data left on its stack")
     return result, machine.storages
+
+
+def _run(machine: _Machine, file: mmap.mmap | io.BytesIO) -> None:
+    """Executes the instructions of one pickle."""
+    for opcode, argument, _ in pickletools.genops(cast(IO[bytes], file)):
+        if opcode.name == "STOP":
+            return
+        instruction = _INSTRUCTIONS.get(opcode.name)
+        if instruction is None:
+            raise PickleError(f"refused the instruction {opcode.name}")
+        instruction(machine, argument)
 
 
 def _push(machine: _Machine, argument: Any) -> None:  # noqa: ANN401
