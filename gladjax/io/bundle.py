@@ -1,0 +1,226 @@
+"""A detector as named arrays and a header, and back.
+
+The file holds what was learnt, the mask, the reference, the calibration scores and the
+settings. It does not hold the backbone's weights: it names them and their hash, and a
+detector is never put together with others. Whatever can be derived is derived again.
+
+A file may come from anywhere, so nothing in it is believed: every array's presence,
+type and shape, and every index that a compiled kernel will follow, is checked.
+
+Notation: ``k`` components, ``d`` features, ``r`` rows, ``h w`` the map of a layer.
+
+Differs from the reference in: there is none.
+
+Reference: there is none.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from gladjax import backbone as backbones
+from gladjax import calibrate, scoring
+from gladjax.backbone import Backbone
+from gladjax.detector import Detector, Layer
+from gladjax.io import container, validation
+from gladjax.io.container import ModelError
+from gladjax.io.validation import Description
+from gladjax.mixture import GaussianMixture
+from gladjax.weights import LocalWeights
+
+StrPath = str | os.PathLike[str]
+
+VERSION = 1
+"""The version of the file's form that this package writes, and the latest it reads."""
+
+_LIBRARIES = ("gladjax", "jax", "numpy", "safetensors")
+_MIXTURE = tuple(field.name for field in dataclasses.fields(GaussianMixture))  # type: ignore[arg-type]
+_LOCAL = ("starts", "components", "log_weights")
+
+
+def save(
+    path: StrPath,
+    detector: Detector,
+    *,
+    false_positive_rate: float | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a detector to one file, whole or not at all.
+
+    Args:
+      path: The file, by custom ``.safetensors``.
+      detector: The detector.
+      false_positive_rate: The rate of the decision, in (0, 1).
+      notes: Anything with a JSON form to keep beside it, such as times.
+
+    Raises:
+      ValueError: If the rate is out of range.
+      OSError: If the file cannot be written.
+    """
+    scores = detector.calibration
+    limit = None
+    if false_positive_rate is not None:
+        known = None if scores is None else np.asarray(scores)
+        limit = calibrate.decide(known, 0.0, rate=false_positive_rate).threshold
+    header = {
+        "version": VERSION,
+        "backbone": _identity(detector.backbone),
+        "layers": {
+            name: {"shape": list(layer.local_weights.shape)}
+            for name, layer in detector.layers.items()
+        },
+        "order": list(detector.layers),
+        "settings": dataclasses.asdict(detector.settings),
+        "false_positive_rate": false_positive_rate,
+        "threshold": limit,
+        "num_calibration": 0 if scores is None else len(scores),
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "notes": dict(notes or {}),
+    }
+    container.write(path, _arrays(detector), header)
+
+
+def _identity(backbone: Backbone) -> dict[str, Any]:
+    """Returns what must agree between the backbone of a file and the one at hand."""
+    return {
+        "name": backbone.name,
+        "sha256": _fingerprint(backbone),
+        "licence": backbone.licence,
+        "layers": list(backbone.layers),
+        "dims": list(backbone.dims),
+        "image_size": list(backbone.image_size),
+        "offset": list(backbone.offset),
+        "scale": list(backbone.scale),
+        "dtype": _dtype(backbone),
+    }
+
+
+def _dtype(backbone: Backbone) -> str:
+    leaves = jax.tree.leaves(backbone.weights)
+    return str(leaves[0].dtype) if leaves else "float32"
+
+
+def _fingerprint(backbone: Backbone) -> str:
+    """Returns the checkpoint's hash, or that of the weights where there is none."""
+    if backbone.sha256:
+        return backbone.sha256
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(backbone.weights):
+        value = np.asarray(leaf)
+        name = f"{jax.tree_util.keystr(path)} {value.shape} {value.dtype}\n"
+        digest.update(name.encode() + value.tobytes())
+    return f"weights:{digest.hexdigest()}"
+
+
+def _arrays(detector: Detector) -> dict[str, np.ndarray]:
+    arrays = {"mask": np.asarray(detector.mask)}
+    if detector.reference is not None:
+        arrays["reference"] = np.asarray(detector.reference)
+    if detector.calibration is not None:
+        arrays["calibration"] = np.asarray(detector.calibration)
+    for i, layer in enumerate(detector.layers.values()):
+        for name in _MIXTURE:
+            arrays[f"{i}.mixture.{name}"] = np.asarray(getattr(layer.mixture, name))
+        for name in _LOCAL:
+            arrays[f"{i}.local.{name}"] = np.asarray(getattr(layer.local_weights, name))
+    return arrays
+
+
+def describe(path: StrPath) -> Description:
+    """Reads what a model file says of itself; its arrays are not read.
+
+    Args:
+      path: The file.
+
+    Raises:
+      ModelError: If the file is missing, is no model, or is of a later version.
+    """
+    return validation.description(path, container.read_header(path), VERSION)
+
+
+def load(path: StrPath, *, backbone: Backbone | None = None) -> Detector:
+    """Reads a detector.
+
+    Args:
+      path: The file.
+      backbone: The network it was fitted with; by default the one of the name in the
+        file, from the place where `gladjax.backbone.load` finds it.
+
+    Returns:
+      The detector, every array equal to the saved one, bit by bit.
+
+    Raises:
+      ModelError: If the file is missing, truncated, changed, of a later version, not
+        consistent, or fitted with another backbone.
+      FileNotFoundError: If the backbone's weights are not at hand.
+    """
+    description = describe(path)
+    arrays, header = container.read(path)
+    network = _network(path, description.backbone, backbone)
+    settings = validation.settings(path, description.settings)
+    shapes = validation.layers(path, header, arrays)
+    validation.frame(path, arrays, network.image_size, aligned=bool(settings.motion))
+    if tuple(shapes) != tuple(network.layers):
+        raise ModelError(f"{path}: its layers {list(shapes)} are not the backbone's")
+    for i, dim in enumerate(network.dims):
+        if arrays[f"{i}.mixture.means"].shape[1] != dim:
+            raise ModelError(f"{path}: layer {i} does not have {dim} features")
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        parts = pool.map(lambda i: _layer(path, arrays, *i), enumerate(shapes.values()))
+        layers = dict(zip(shapes, parts, strict=True))
+    return Detector(
+        backbone=network,
+        layers=layers,
+        mask=arrays["mask"],
+        reference=arrays.get("reference"),
+        calibration=arrays.get("calibration"),
+        settings=settings,
+    )
+
+
+def _layer(
+    path: StrPath, arrays: dict[str, np.ndarray], i: int, shape: tuple[int, int]
+) -> Layer:
+    mixture = GaussianMixture(**{n: arrays[f"{i}.mixture.{n}"] for n in _MIXTURE})
+    local = LocalWeights(**{n: arrays[f"{i}.local.{n}"] for n in _LOCAL}, shape=shape)
+    try:
+        return Layer(mixture, local, scoring.marginals(mixture))
+    except np.linalg.LinAlgError as error:
+        raise ModelError(f"{path}: layer {i} has a covariance that is none") from error
+
+
+def _network(
+    path: StrPath, expected: dict[str, Any], backbone: Backbone | None
+) -> Backbone:
+    """Returns the backbone of a file, or says how the one at hand differs."""
+    name = expected["name"]
+    if backbone is None:
+        size = tuple(expected["image_size"])
+        try:
+            backbone = backbones.load(name, image_size=size)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{pathlib.Path(path)}: {error}") from error
+        except ValueError as error:
+            raise ModelError(
+                f"{path}: fitted with the backbone {name!r}, which has no published "
+                f"weights here ({error}); load it yourself and hand it over (backbone=)"
+            ) from error
+        if expected["dtype"] != _dtype(backbone):
+            backbone = backbones.astype(backbone, expected["dtype"])
+    found = _identity(backbone)
+    for key in ("name", "sha256", "layers", "dims", "image_size", "offset", "scale"):
+        if found[key] != expected[key]:
+            raise ModelError(
+                f"{path}: fitted with a backbone whose {key} is {expected[key]}, the "
+                f"one at hand has {found[key]}; use the checkpoint it was fitted with "
+                "or fit again"
+            )
+    return backbone
