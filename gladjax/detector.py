@@ -466,7 +466,7 @@ def _finish(
 ) -> tuple[Array, Array, Array, Array]:
     """Returns the sum of the log-maps, its mask, the score and the heat map."""
     whole = scoring.aggregate(maps)
-    mask = masks.to_grid(counted, whole.shape)
+    mask = masks.to_grid(counted, (whole.shape[0], whole.shape[1]))
     score = scoring.image_score(whole, mask, q=quantile)
     return whole, mask, score, scoring.heat_map(whole, mask, size, sigma=sigma)
 

@@ -24,16 +24,21 @@ Reference: Artola et al., "GLAD", WACV 2023, Section 3.1.
 """
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from gladjax.covariance import PRECISION
 from gladjax.pytree import pytree
 
-AnyArray = Array | np.ndarray
+if TYPE_CHECKING:
+    AnyArray = Any  # On the host or on a device: a type checker need not tell.
+else:
+    AnyArray = Array | np.ndarray
 
 
 @pytree
@@ -90,7 +95,7 @@ def from_moments(
             f"{covariances.shape} must be (k,), (k, d) and (k, d, d)"
         )
     values, vectors = jnp.linalg.eigh(covariances)
-    if not isinstance(values, jax.core.Tracer):
+    if not isinstance(values, Tracer):
         _check_moments(np.asarray(weights), np.asarray(covariances), np.asarray(values))
     rows = jnp.swapaxes(vectors, 1, 2) / jnp.sqrt(values)[:, :, None]
     return GaussianMixture(

@@ -31,13 +31,13 @@ class Blocks(NamedTuple):
     """Samples grouped by component, padded to whole blocks.
 
     Attributes:
-      index: Sample in each slot; empty slots repeat sample 0.
+      slots: Sample in each slot; empty slots repeat sample 0.
       filled: Which slots hold a sample.
       group: Component of each block; blocks beyond the last repeat component 0.
       counts: Number of samples of each component.
     """
 
-    index: Int[Array, "b s"]
+    slots: Int[Array, "b s"]
     filled: Bool[Array, "b s"]
     group: Int[Array, " b"]
     counts: Int[Array, " k"]
@@ -59,7 +59,7 @@ def blocks(labels: Int[Array, " n"], num_groups: int, *, size: int) -> Blocks:
     Example:
       >>> import jax.numpy as jnp
       >>> routed = blocks(jnp.array([1, 0, 1, 1]), 2, size=2)
-      >>> routed.group[:3].tolist(), routed.index[:3].tolist()
+      >>> routed.group[:3].tolist(), routed.slots[:3].tolist()
       ([0, 1, 1], [[1, 0], [0, 2], [3, 0]])
     """
     n = labels.shape[0]
@@ -93,7 +93,7 @@ def map_blocks(function: Callable[..., T], routed: Blocks) -> T:
     Returns:
       The results, stacked along a leading axis of ``b`` blocks.
     """
-    inputs = (routed.index, routed.filled, routed.group)
+    inputs = (routed.slots, routed.filled, routed.group)
     return jax.lax.map(lambda block: function(*block), inputs)
 
 

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from gladjax import assign
@@ -86,7 +87,7 @@ def log_prob_map(
             f"{mixture.means.shape[1]}"
         )
     leaves = jax.tree.leaves((mixture, local_weights, features))
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    traced = any(isinstance(leaf, Tracer) for leaf in leaves)
     if traced or jax.default_backend() != "cpu":
         return _dense_map(mixture, local_weights, jnp.asarray(features))
     mixture, local_weights = jax.tree.map(np.asarray, (mixture, local_weights))

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -199,7 +200,7 @@ def glad(
         "num_test": len(dataset.test),
         **measures(result),
         **sizes(fitted),
-        "steps": {name: len(i.moved) for name, i in info.mixtures.items()},
+        "steps": {name: len(i.log_likelihood) for name, i in info.mixtures.items()},
         "fit_seconds": fit_seconds,
         "fit_stages": info.seconds,
         "seconds_per_image": result.seconds,
@@ -271,7 +272,9 @@ def run(sets: Sequence[Dataset], options: argparse.Namespace) -> list[Record]:
     for dataset in sets:
         for seed in options.seeds:
             row = (dataset.category, network.name, "glad", seed)
-            key = dict(zip(KEY, (*row, dataclasses.asdict(settings)), strict=True))
+            key: Record = dict(
+                zip(KEY, (*row, dataclasses.asdict(settings)), strict=True)
+            )
             found = find(records, key)
             if found is None:
                 pictures = options.output / "heat_maps" / dataset.category
@@ -306,6 +309,8 @@ class Bar:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Shows how far a stage is."""
+        if not sys.stderr.isatty():
+            return
         if self._stage and stage != self._stage:
             click.echo("", err=True)
         self._stage = stage
