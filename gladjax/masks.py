@@ -15,12 +15,18 @@ Reference: Artola, Kolodziej, Morel, Ehret. "GLAD: A Global-to-Local Anomaly Det
 WACV 2023, section 4.
 """
 
+import pathlib
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 from jax import Array
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Num, UInt8
 
-__all__ = ["margin", "to_grid"]
+__all__ = ["automatic", "from_file", "margin", "picture", "to_grid"]
+
+AnyArray = Array | np.ndarray
 
 
 def margin(shape: tuple[int, int], *, fraction: float = 1 / 16) -> Bool[Array, "h w"]:
@@ -57,7 +63,7 @@ def margin(shape: tuple[int, int], *, fraction: float = 1 / 16) -> Bool[Array, "
 
 
 def to_grid(
-    mask: Bool[Array | np.ndarray, "h w"], grid_shape: tuple[int, int]
+    mask: Bool[AnyArray, "h w"], grid_shape: tuple[int, int]
 ) -> Bool[Array, "_h _w"]:
     """Returns a mask on another grid: the cells that lie inside by half or more.
 
@@ -101,3 +107,146 @@ def _overlaps(side: int, cells: int) -> np.ndarray:
     pixel = np.arange(side)[None, :] * cells
     overlap = np.minimum(cell + side, pixel + cells) - np.maximum(cell, pixel)
     return np.maximum(overlap, 0).astype(np.float32)
+
+
+def from_file(
+    path: str | pathlib.Path, shape: tuple[int, int] | None = None
+) -> Bool[Array, "h w"]:
+    """Returns a mask from an image file: pixels brighter than half count.
+
+    Args:
+      path: A grey image; of colours, the luminance counts.
+      shape: Height and width of the result, by the nearest pixel; by default those of
+        the file.
+
+    Returns:
+      The mask.
+
+    Raises:
+      ValueError: If the file is no readable image or no pixel counts; the message
+        names the file.
+    """
+    file = pathlib.Path(path)
+    try:
+        with PIL.Image.open(file) as image:
+            grey = image.convert("F" if image.mode.startswith("I") else "L")
+    except (OSError, ValueError) as e:
+        raise ValueError(f"{file}: no readable mask image ({e}); check the path") from e
+    if shape is not None:
+        grey = grey.resize((shape[1], shape[0]), PIL.Image.Resampling.NEAREST)
+    values = np.asarray(grey)
+    mask = values > (values.max() if values.max() > 255 else 255) / 2
+    if not mask.any():
+        raise ValueError(f"{file}: the mask is empty; paint what counts white")
+    return jnp.asarray(mask)
+
+
+def automatic(
+    aligned: Num[AnyArray, "n h w *c"],
+    *,
+    tolerance: float = 4.0,
+    dilation: float = 1 / 32,
+    bounds: tuple[float, float] = (0.01, 0.9),
+) -> Bool[Array, "h w"]:
+    """Returns the mask of an object, estimated from aligned training images.
+
+    Background looks like the border of the images, in all of them (its mean and its
+    deviation over the images are no further from those of the border than
+    ``tolerance`` times their spread there), and is connected with the border. What is
+    left is the object, freed of specks and dilated.
+
+    Args:
+      aligned: Training images in the frame of the reference, 0 to 255; a few dozen
+        are enough.
+      tolerance: How many robust standard deviations background may differ.
+      dilation: Dilation as a fraction of the shorter side.
+      bounds: Least and largest share of the image that is believed to be an object.
+
+    Returns:
+      The mask; everything where object and background cannot be told apart: the share
+      is out of bounds, or three tenths of the border do not look like the rest of it.
+
+    Raises:
+      ValueError: If there are no images or the tolerance is not positive.
+    """
+    if aligned.shape[0] == 0 or tolerance <= 0:
+        raise ValueError(f"no images, or tolerance={tolerance} is not positive")
+    images = jnp.asarray(aligned).astype(jnp.float32)
+    n, h, w = images.shape[:3]
+    images = images.reshape(n, h, w, -1)
+    reach = max(1, round(dilation * min(h, w)))
+    far = jnp.zeros((h, w), bool)
+    for statistic in (jnp.median(images, axis=0), jnp.std(images, axis=0)):
+        far |= _far_from_border(statistic, tolerance)
+    outside = ~_spread(~margin((h, w), fraction=1 / 64), ~_opened(far))
+    mask = _dilated(_opened(outside), reach)
+    share = jnp.mean(outside.astype(jnp.float32))
+    ring = ~margin((h, w), fraction=1 / 16)
+    strange = jnp.sum(far & ring) > 0.3 * jnp.sum(ring)
+    sensible = (share >= bounds[0]) & (share <= bounds[1]) & ~strange
+    return jnp.where(sensible, mask, jnp.ones_like(mask))
+
+
+def _far_from_border(
+    values: Float[Array, "h w c"], tolerance: float
+) -> Bool[Array, "h w"]:
+    """Returns where values differ from those of the border ring."""
+    h, w, channels = values.shape
+    ring = ~np.asarray(margin((h, w), fraction=1 / 16))
+    border = values[ring]
+    middle = jnp.median(border, axis=0)
+    spread = 1.4826 * jnp.median(jnp.abs(border - middle[None]), axis=0) + 2
+    gap = jnp.abs(values - middle.reshape(1, 1, channels))
+    return jnp.any(gap > tolerance * spread.reshape(1, 1, channels), axis=-1)
+
+
+def _window(mask: Bool[Array, "h w"], reach: int, *, least: bool) -> Array:
+    """Returns the least or the greatest value in a square window."""
+    operation = jax.lax.bitwise_and if least else jax.lax.bitwise_or
+    side = 2 * reach + 1
+    return jax.lax.reduce_window(
+        mask, jnp.asarray(least), operation, (side, side), (1, 1), "SAME"
+    )
+
+
+def _dilated(mask: Bool[Array, "h w"], reach: int) -> Bool[Array, "h w"]:
+    """Returns a mask grown by a square."""
+    return _window(mask, reach, least=False)
+
+
+def _opened(mask: Bool[Array, "h w"]) -> Bool[Array, "h w"]:
+    """Returns a mask without what is narrower than three pixels."""
+    return _window(_window(mask, 1, least=True), 1, least=False)
+
+
+def _spread(seed: Bool[Array, "h w"], within: Bool[Array, "h w"]) -> Array:
+    """Returns the part of ``within`` that is connected with the seed."""
+
+    def grow(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        mask, _ = state
+        grown = _dilated(mask, 1) & within
+        return grown, jnp.any(grown != mask)
+
+    start = (seed & within, jnp.asarray(True))
+    return jax.lax.while_loop(lambda state: state[1], grow, start)[0]
+
+
+def picture(
+    reference: Num[AnyArray, "h w *c"], mask: Bool[AnyArray, "h w"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns a picture to check a mask by: what does not count is dark, edged in red.
+
+    Args:
+      reference: The reference, 0 to 255.
+      mask: Its mask.
+
+    Returns:
+      An RGB picture.
+    """
+    inside = jnp.asarray(mask)
+    grey = np.asarray(reference, np.float32).reshape(*inside.shape, -1)
+    colours = np.broadcast_to(grey, (*inside.shape, 3)) if grey.shape[-1] == 1 else grey
+    shown = np.where(np.asarray(inside)[..., None], colours, 0.35 * colours)
+    edge = np.asarray(_dilated(inside, 1) & ~inside)
+    shown[edge] = (255, 0, 0)
+    return np.clip(np.rint(shown), 0, 255).astype(np.uint8)

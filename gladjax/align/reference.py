@@ -1,10 +1,10 @@
 """The reference of a category, and whether to align at all.
 
 Any normal image can be the reference, but an unusual one makes every residual large.
-The chosen one has the smallest median residual when a sample of the others is registered
-on it. Whether alignment helps at all is asked of the training images alone: registration
-must succeed, must make the images more alike than they were, and must leave most of the
-reference inside them. For textures it does not.
+The chosen one has the smallest median residual when a sample of the others is
+registered on it. Whether alignment helps at all is asked of the training images alone:
+registration must succeed, must make the images more alike than they were, and must
+leave most of the reference inside them. For textures it does not.
 
 Notation: residuals are mean absolute differences of grey levels, before and after.
 
@@ -177,9 +177,6 @@ def judge_sample(
             f"{overlap:.0%} of the reference stay inside (at least {min_overlap:.0%})",
         ),
     )
-    align = all(passed for passed, _ in tests)
-    reasons = tuple(
-        text if passed == align or passed else f"against it: {text}"
-        for passed, text in tests
-    )
+    align = all(ok for ok, _ in tests)
+    reasons = tuple(f"{'for' if ok else 'against'}: {text}" for ok, text in tests)
     return Decision(align, reasons, ratio, success, overlap)
