@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import threadpoolctl
 
 from gladjax import backbone as backbones
 from gladjax import calibrate, scoring
@@ -173,7 +174,10 @@ def load(path: StrPath, *, backbone: Backbone | None = None) -> Detector:
     for i, dim in enumerate(network.dims):
         if arrays[f"{i}.mixture.means"].shape[1] != dim:
             raise ModelError(f"{path}: layer {i} does not have {dim} features")
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    # One thread per layer: the threads of a linear algebra library would wait for each
+    # other between the many small products.
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1)
+    with threadpoolctl.threadpool_limits(1, user_api="blas"), pool:
         parts = pool.map(lambda i: _layer(path, arrays, *i), enumerate(shapes.values()))
         layers = dict(zip(shapes, parts, strict=True))
     return Detector(
