@@ -1,1 +1,54 @@
-"""gladjax."""
+"""GLAD, a global-to-local anomaly detector, in JAX.
+
+Every public module is one idea of the paper; see the README for how they compose.
+"""
+
+from gladjax import align as align
+from gladjax import assign as assign
+from gladjax import backbone as backbone
+from gladjax import calibrate as calibrate
+from gladjax import covariance as covariance
+from gladjax import datasets as datasets
+from gladjax import detector as detector
+from gladjax import estimation as estimation
+from gladjax import features as features
+from gladjax import files as files
+from gladjax import images as images
+from gladjax import io as io
+from gladjax import kmle as kmle
+from gladjax import masks as masks
+from gladjax import metrics as metrics
+from gladjax import mixture as mixture
+from gladjax import plots as plots
+from gladjax import pytree as pytree
+from gladjax import routing as routing
+from gladjax import scoring as scoring
+from gladjax import seeding as seeding
+from gladjax import weights as weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "align",
+    "assign",
+    "backbone",
+    "calibrate",
+    "covariance",
+    "datasets",
+    "detector",
+    "estimation",
+    "features",
+    "files",
+    "images",
+    "io",
+    "kmle",
+    "masks",
+    "metrics",
+    "mixture",
+    "plots",
+    "pytree",
+    "routing",
+    "scoring",
+    "seeding",
+    "weights",
+]
