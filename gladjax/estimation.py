@@ -51,7 +51,10 @@ def floor_variance(features: np.ndarray, valid: np.ndarray) -> float:
       valid: Which of them count, ``(n,)``.
 
     Returns:
-      ``1e-6 tr(S_all) / d``, or the smallest normal number where that is 0.
+      ``1e-6 tr(S_all) / d``, or a tiny number where that is 0.
+
+    Raises:
+      ValueError: If a sample that counts is not finite.
     """
     d = features.shape[1]
     count, total, square = 0, np.zeros(d), np.zeros(d)
@@ -61,6 +64,8 @@ def floor_variance(features: np.ndarray, valid: np.ndarray) -> float:
         part = part[valid[first : first + CHUNK]]
         if len(part) == 0:
             continue
+        if not np.all(np.isfinite(part)):
+            raise ValueError("features of samples that count must be finite")
         shift = part[0] if shift is None else shift
         part = part - shift
         count += len(part)
@@ -179,12 +184,15 @@ def _branches(
             part, mask = block(first + i * d, count - i * d, d)
             return jnp.where(mask[:, None], part - mean[None, :], 0)
 
+        # Seen from one of them, copies are exactly 0, and so is their scatter.
+        origin = jax.lax.dynamic_index_in_dim(samples, first, keepdims=False)
+
         def add(i: Array, total: Array) -> Array:
-            return total + jnp.sum(centred(i, jnp.zeros((d,), dtype)), axis=0)
+            return total + jnp.sum(centred(i, origin), axis=0)
 
         num_blocks = -(-count // d)
         total = jax.lax.fori_loop(0, num_blocks, add, jnp.zeros((d,), dtype))
-        mean = total / jnp.maximum(count, 1).astype(dtype)
+        mean = origin + total / jnp.maximum(count, 1).astype(dtype)
 
         def spread(i: Array, total: Array) -> Array:
             B = centred(i, mean)
@@ -272,8 +280,11 @@ class Estimator:
         work = changed[counts[changed] >= self._min_count]
         work = work[np.argsort(-counts[work], kind="stable")].tolist()
 
+        x64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+
         def fit(component: int) -> tuple[np.ndarray, ...]:
-            return self._fit(order[starts[component] : starts[component + 1]])
+            with jax.enable_x64(x64):  # It is a setting of this thread, not the pool's.
+                return self._fit(order[starts[component] : starts[component + 1]])
 
         with threadpoolctl.threadpool_limits(1, "blas"), ThreadPoolExecutor() as pool:
             for component, part in zip(work, pool.map(fit, work), strict=True):

@@ -122,6 +122,10 @@ def init(
     """
     features = jnp.asarray(features)
     _check(features.shape, num_components, valid)
+    if features.shape[0] < num_components:
+        raise ValueError(
+            f"{features.shape[0]} samples are too few for {num_components} components"
+        )
     if valid is None:
         centres = seed(key, features, num_components)
         labels = seeding.euclidean(features, centres)
@@ -202,7 +206,7 @@ def fit(  # noqa: PLR0913 - the paper's parameters, and how a long fit is watche
       key: Randomness of the seeds, the only one.
       features: Samples; a memory-mapped array is read in chunks.
       num_components: Components to start with (the paper's 1000); at most one for
-        every two valid samples is used.
+        every two valid samples, or every ``min_count``, is used.
       max_steps: Largest number of steps.
       tolerance: Relative change of the log-likelihood below which to stop.
       valid: Samples that count; all by default.
@@ -222,9 +226,12 @@ def fit(  # noqa: PLR0913 - the paper's parameters, and how a long fit is watche
     """
     features = np.asarray(features) if isinstance(features, jax.Array) else features
     n = features.shape[0]
-    _check(features.shape, 1, valid)
+    _check(features.shape, num_components, valid)
     used = np.ones(n, bool) if valid is None else np.asarray(valid)
-    num_components = max(1, min(num_components, int(used.sum()) // 2))
+    _check_fit(int(used.sum()), max_steps, tolerance, min_count)
+    # So few that one of them always has enough samples to live.
+    most = int(used.sum()) // max(2, min_count)
+    num_components = max(1, min(num_components, most))
     floor = estimation.floor_variance(features, used)
     estimate = estimation.Estimator(
         features, floor=floor, min_count=min_count, shrinkage=shrinkage
@@ -307,7 +314,16 @@ def _check(shape: tuple[int, ...], num_components: int, valid: AnyArray | None) 
         raise ValueError(f"valid must be of shape {shape[:1]}, not {valid.shape}")
     if num_components < 1:
         raise ValueError(f"num_components must be positive, not {num_components}")
-    if shape[0] < num_components:
-        raise ValueError(f"{shape[0]} samples are too few for {num_components}")
     if isinstance(valid, np.ndarray) and not valid.any():
         raise ValueError("no sample is valid")
+
+
+def _check_fit(used: int, max_steps: int, tolerance: float, min_count: int) -> None:
+    if min_count < 1:
+        raise ValueError(f"min_count must be positive, not {min_count}")
+    if used < min_count:
+        raise ValueError(f"{used} samples are too few for min_count={min_count}")
+    if max_steps < 0:
+        raise ValueError(f"max_steps must be 0 or more, not {max_steps}")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
