@@ -11,8 +11,8 @@ WACV 2023; R1 to R6 are the project's readings of what the paper leaves open:
   R5  maps are brought to the finest grid with half-pixel centres;
   R6  the stopping rule looks at the mean of ``max_k log(pi_k N_k)``.
 
-A mixture is a triple ``(weights (k,), means (k, d), covariances (k, d, d))``; the weight
-of a dead component is 0 and its moments are never looked at.
+A mixture is a triple ``(weights (k,), means (k, d), covariances (k, d, d))``; a dead
+component has weight 0 and its moments are never looked at.
 """
 
 import math

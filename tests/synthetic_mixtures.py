@@ -29,3 +29,21 @@ def clusters(rng, counts, d, *, distance=6.0):
     noise = rng.normal(size=(len(labels), d))
     samples = means[labels] + np.einsum("nij,nj->ni", roots[labels], noise)
     return samples, labels
+
+
+def dense(fitted):
+    """The covariances (k, d, d) that a compact mixture stands for, in float64."""
+    means = np.asarray(fitted.means)
+    k, d = means.shape
+    result = np.zeros((k, d, d))
+    for c in range(k):
+        first, rank = int(fitted.offsets[c]), int(fitted.ranks[c])
+        rows = np.asarray(fitted.rows[first : first + rank], np.float64)
+        variances = np.asarray(fitted.variances[first : first + rank], np.float64)
+        noise = float(fitted.noise[c])
+        if rank == d:
+            result[c] = np.linalg.inv(rows.T @ rows)
+        else:
+            excess = variances * (variances - noise)
+            result[c] = noise * np.eye(d) + (rows.T * excess) @ rows
+    return result
