@@ -1,0 +1,295 @@
+"""The command ``gladjax fit``: photographs of good products in, one model file out."""
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+import numpy as np
+
+from gladjax import align, calibrate, detector, images, io, masks, report
+from gladjax import backbone as backbones
+from gladjax.backbone import Backbone
+from gladjax.cli import inputs, options
+from gladjax.cli.options import Progress
+from gladjax.detector import Detector, FitInfo, Settings
+
+MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")
+ALIGN_SAMPLE = 24  # Images that the decision to align looks at.
+HELD_SHARE = 0.2
+
+EPILOG = """\b
+Examples:
+  gladjax fit good/ --out model.safetensors
+  gladjax fit 'line3/**/*.png' --align auto --out m.safetensors
+  find . -name 'ok*.jpg' | gladjax fit - --false-positive-rate 0.01 --out m.safetensors
+
+The threshold comes from normal images that the model has not learnt from: a fifth of
+them, or, where these are too few for the rate, all of them in five folds. A rate of 1 %
+needs 99 images; with fewer the model gives scores, but no decisions."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("images_", metavar="IMAGES...", nargs=-1, required=True)
+@click.option("--out", type=options.OUTPUT, required=True, help="The model file.")
+@options.network
+@click.option(
+    "--false-positive-rate",
+    "rate",
+    type=options.RATE,
+    default=0.05,
+    show_default=True,
+    help="Share of normal images that may be called anomalous.",
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(["auto", "split", "folds", "none"]),
+    default="auto",
+    show_default=True,
+    help="Where the threshold comes from: held-out images, or folds left out in turn "
+    "(five more fits).",
+)
+@click.option(
+    "--align",
+    "motion",
+    type=click.Choice(["none", "auto", *MOTIONS]),
+    default="none",
+    show_default=True,
+    help="Align images with a reference; auto decides from the images.",
+)
+@click.option("--coarse", is_flag=True, help="Align at any angle.")
+@click.option(
+    "--mask",
+    type=options.EXISTING,
+    help="Image, white where anomalies are looked for; all but a margin by default.",
+)
+@click.option(
+    "--num-components",
+    type=click.IntRange(1),
+    default=Settings.num_components,
+    show_default=True,
+    help="Components to start from, per layer.",
+)
+@click.option(
+    "--max-samples",
+    type=click.IntRange(0),
+    default=Settings.max_samples,
+    show_default=True,
+    help="Features per layer that the mixture is fitted to; 0 for all.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--strict", is_flag=True, help="Stop at the first bad image.")
+@click.option("--report", "page", type=options.OUTPUT, help="Write an HTML page too.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
+    """Learn from IMAGES of good products, and write a model.
+
+    IMAGES are files, folders, patterns, or - for a list of files on standard input.
+    """
+    begun = time.perf_counter()
+    found = inputs.unique(inputs.expand(images_))
+    network = backbones.load(chosen["backbone_name"], checkpoint=chosen["checkpoint"])
+    key_align, key_split, key_fit = jax.random.split(jax.random.key(chosen["seed"]), 3)
+    with Progress(quiet=chosen["quiet"]) as progress:
+        paths, num_bad = readable(found, strict=chosen["strict"], progress=progress)
+        motion, first = _motion(key_align, network, paths, chosen)
+        if first:
+            paths = [paths[first], *paths[:first], *paths[first + 1 :]]
+        settings = Settings(
+            num_components=chosen["num_components"],
+            max_samples=chosen["max_samples"],
+            motion=motion,
+            coarse=chosen["coarse"],
+        )
+        reference = images.read(paths[0]) if motion else None
+        work = _Work(
+            key_fit, network, settings, _mask(chosen["mask"], network), reference
+        )
+        fitted, how = calibrated(
+            key_split, paths, work, chosen["calibration"], chosen["rate"], progress
+        )
+    assert work.info is not None
+    notes = {
+        "num_images": len(paths),
+        "num_bad": num_bad,
+        "seed": chosen["seed"],
+        "calibration": how,
+        "seconds": {**work.info.seconds, "all": time.perf_counter() - begun},
+    }
+    io.save(chosen["out"], fitted, false_positive_rate=chosen["rate"], notes=notes)
+    _tell(chosen["out"], fitted, notes, chosen["rate"])
+    if chosen["page"] is not None:
+        report.write(chosen["page"], report.fitted(chosen["out"], fitted))
+        click.echo(f"report: {chosen['page']}")
+    if num_bad:
+        raise click.exceptions.Exit(3)
+
+
+class _Work:
+    """What a fit needs besides the images; keeps the report of the last one."""
+
+    def __init__(
+        self,
+        key: jax.Array,
+        network: Backbone,
+        settings: Settings,
+        mask: np.ndarray | None,
+        reference: np.ndarray | None,
+    ) -> None:
+        self._key, self._network, self.settings = key, network, settings
+        self._mask, self._reference = mask, reference
+        self.info: FitInfo | None = None
+
+    def __call__(self, paths: Sequence[Path], progress: Progress) -> Detector:
+        fitted, self.info = detector.fit_info(
+            self._key,
+            self._network,
+            images.Lazy(paths),
+            settings=self.settings,
+            mask=self._mask,
+            reference=self._reference,
+            progress=progress,
+        )
+        return fitted
+
+
+def readable(
+    paths: Sequence[Path], *, strict: bool, progress: Progress
+) -> tuple[list[Path], int]:
+    """Reads every image once; bad ones are reported and left out.
+
+    Args:
+      paths: The files.
+      strict: Whether the first bad one ends the command.
+      progress: Told of every image.
+
+    Returns:
+      The good files, and the number of bad ones.
+
+    Raises:
+      ImageError: At a bad image if ``strict``, or if all are bad.
+    """
+    good, bad = [], []
+    for path, outcome in zip(paths, images.outcomes(images.Lazy(paths)), strict=True):
+        if isinstance(outcome, images.ImageError):
+            if strict:
+                raise outcome
+            click.echo(f"left out: {outcome}", err=True)
+            bad.append(outcome)
+        else:
+            good.append(path)
+        progress("reading", len(good) + len(bad), len(paths))
+    if not good:
+        raise images.ImageError(f"none of {len(bad)} images is readable: {bad[0]}")
+    return good, len(bad)
+
+
+def _mask(path: Path | None, network: Backbone) -> np.ndarray | None:
+    if path is None:
+        return None
+    mask = np.asarray(masks.from_file(path, network.image_size))
+    if not mask.any():
+        raise ValueError(f"{path}: the mask is black; paint white what counts")
+    return mask
+
+
+def _motion(
+    key: jax.Array, network: Backbone, paths: Sequence[Path], chosen: dict[str, Any]
+) -> tuple[str, int]:
+    """Returns the motion to align by, empty for none, and which image to align with."""
+    motion = chosen["motion"]
+    if motion == "none" or len(paths) < 3:
+        return ("" if motion in ("none", "auto") else motion), 0
+    kind = "euclidean" if motion == "auto" else motion
+    sample = [
+        np.asarray(backbones.resize(images.read(path), size=network.image_size))
+        for path in paths[:ALIGN_SAMPLE]
+    ]
+    stack = np.stack(sample).astype(np.float32)
+    rules: dict[str, Any] = {"motion": kind, "coarse": chosen["coarse"]}
+    first = align.choose_reference(key, stack, **rules)
+    if motion == "auto":
+        decision = align.decide(stack[first], np.delete(stack, first, axis=0), **rules)
+        for reason in decision.reasons:
+            click.echo(f"alignment: {reason}", err=True)
+        if not decision.align:
+            return "", 0
+    return kind, first
+
+
+def calibrated(
+    key: jax.Array,
+    paths: Sequence[Path],
+    work: Any,  # noqa: ANN401 - a callable of paths and progress
+    how: str,
+    rate: float,
+    progress: Progress,
+) -> tuple[Detector, str]:
+    """Fits a detector, and calibrates it on images that it has not learnt from.
+
+    Args:
+      key: Randomness of the split.
+      paths: Readable images.
+      work: Fits a detector to paths.
+      how: ``auto``, ``split``, ``folds`` or ``none``.
+      rate: The false-positive rate; a warning is given where it needs more images.
+      progress: Told of every stage.
+
+    Returns:
+      The detector with its calibration scores, and how they came about.
+    """
+    # The reference is learnt from in every fit, so it says nothing of new images.
+    always = list(paths[:1]) if work.settings.motion else []
+    free = list(paths[len(always) :])
+    count, num_held = len(free), int(HELD_SHARE * len(free))
+    needed = calibrate.num_needed(rate)
+    if how == "auto":
+        how = "split" if num_held >= needed else "folds"
+    if count < 2 or how == "none":
+        calibrate.threshold(np.zeros(0), rate)  # Warns.
+        return work(paths, progress), "none"
+    rounds = 0
+
+    def fit_some(some: Sequence[Path]) -> Detector:
+        nonlocal rounds
+        rounds += 1
+        progress.note = f"fit {rounds}: " if how == "folds" else ""
+        return work([*always, *some], progress)
+
+    def score_one(fitted: Detector, path: Path) -> float:
+        size = fitted.backbone.image_size
+        return detector.score(fitted, images.read(path), shape=size).score
+
+    fitted, scores = calibrate.scores(
+        key,
+        free,
+        fit_some,
+        score_one,
+        num_held=max(1, num_held) if how == "split" else None,
+        num_folds=min(5, count),
+    )
+    calibrate.threshold(scores, rate)  # Warns.
+    return _with_scores(fitted, scores), how
+
+
+def _with_scores(fitted: Detector, scores: np.ndarray) -> Detector:
+    if np.isnan(scores).any():
+        warnings.warn("a calibration image shows nothing inside the mask", stacklevel=2)
+        scores = scores[~np.isnan(scores)]
+    return dataclasses.replace(fitted, calibration=scores)
+
+
+def _tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> None:
+    limit = io.describe(out).threshold
+    click.echo(f"learnt from {notes['num_images']} images: {out}")
+    for name, layer in fitted.layers.items():
+        kept = len(layer.mixture.means)
+        active = np.diff(layer.local_weights.starts).mean()
+        click.echo(f"  {name}: {kept} components, {active:.1f} active per position")
+    shown = "none (too few images)" if limit is None else f"{limit:.4f}"
+    click.echo(f"  threshold at a false-positive rate of {rate:g}: {shown}")
+    click.echo(f"  {notes['seconds']['all']:.1f} s")
