@@ -1,59 +1,15 @@
-"""Local weights: where in the image each component of the mixture is at home.
-
-Means and covariances stay as they are; every position ``x`` gets weights of its own
-(paper, Section 3.2). From the global weights on, repeat:
-
-    z_m(x)   = argmin_k (u_m(x) - mu_k)' Sigma_k^-1 (u_m(x) - mu_k)
-                        + log|Sigma_k| - 2 log pi_k(x)                      (Eq. 10)
-    pi_k(x)  = share of label k among the samples of all images
-               at positions within distance r of x                       (Eqs. 11, 12)
-
-The weights are counts, and mostly 0: about a tenth of the components is active at a
-position. They are kept as a sparse list per position.
-
-Only the weights change from step to step, so the costs without weights are computed
-once, for the few components per sample that any weights could make the winner; the
-bounds of `gladjax.assign` rule out the others.
-
-Notation: ``m`` images, ``h w`` positions, ``k`` components, ``r`` the radius.
-
-Differs from the reference in
-  1. The sign of ``2 log pi_k(x)`` (R1).
-  2. The disc is cut at the border of the map and divided by what is left of it, and by
-     the valid samples only. A position that no valid sample reaches keeps the global
-     weights.
-
-Reference: Artola et al., "GLAD", WACV 2023, Section 3.2.
-"""
+"""Fitting local weights: assignments under changing weights, costs computed once."""
 
 import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from gladjax import assign
 from gladjax.mixture import AnyArray, GaussianMixture
-from gladjax.pytree import pytree, static
-
-
-@pytree
-class LocalWeights:
-    """Sparse weights of the components at every position.
-
-    Attributes:
-      starts: First entry of each position (row by row), and the end, ``h w + 1``.
-      components: Active components of each position, rising.
-      log_weights: Logarithms of their weights.
-      shape: Size of the map.
-    """
-
-    starts: Int[AnyArray, " p"]
-    components: Int[AnyArray, " e"]
-    log_weights: Float[AnyArray, " e"]
-    shape: tuple[int, int] = static()
+from gladjax.weights.local import LocalWeights, dense, disc, shares
 
 
 class WeightsInfo(NamedTuple):
@@ -70,55 +26,6 @@ class WeightsInfo(NamedTuple):
     moved: Int[np.ndarray, " t"]
     labels: Int[np.ndarray, "m h w"]
     converged: bool
-
-
-def disc(radius: float) -> list[tuple[int, int]]:
-    """Returns the offsets ``(dy, dx)`` of the positions within a distance.
-
-    Args:
-      radius: Distance in cells of the map, 0 or more.
-
-    Returns:
-      Offsets with ``dy^2 + dx^2 <= radius^2``; five for radius 1.
-
-    Raises:
-      ValueError: If the radius is negative or not finite.
-    """
-    if not (0 <= radius < math.inf):
-        raise ValueError(f"radius must be 0 or more and finite, not {radius}")
-    reach = range(-int(radius), int(radius) + 1)
-    return [(y, x) for y in reach for x in reach if y * y + x * x <= radius**2]
-
-
-def counts(
-    labels: Int[AnyArray, "m h w"], num_components: int, *, radius: float = 1.0
-) -> Float[Array, "h w k"]:
-    """Counts the labels around every position: windowed segment sums, dense.
-
-    Args:
-      labels: Component of each sample, negative where not valid.
-      num_components: Number of components ``k``.
-      radius: Radius of the window.
-
-    Returns:
-      ``|C_k(x)|`` of Eq. 11 for every position and component; divided by their sum
-      they are the weights of Eq. 12.
-    """
-    labels = jnp.asarray(labels)
-    _, h, w = labels.shape
-    place = jnp.arange(h * w, dtype=jnp.int32).reshape(1, h, w)
-    valid = (labels >= 0) & (labels < num_components)
-    segment = jnp.where(valid, place * num_components + labels.astype(jnp.int32), -1)
-    own = jax.ops.segment_sum(
-        valid.ravel().astype(jnp.float32), segment.ravel(), h * w * num_components
-    ).reshape(h, w, num_components)
-    reach = int(radius)
-    padded = jnp.pad(own, ((reach, reach), (reach, reach), (0, 0)))
-    window = [
-        padded[reach + y : reach + y + h, reach + x : reach + x + w]
-        for y, x in disc(radius)
-    ]
-    return sum(window[1:], start=window[0])
 
 
 def fit(
@@ -200,17 +107,17 @@ def fit_info(
         out[used] = labels
         return out.reshape(m, h, w)
 
-    def shares(labels: np.ndarray) -> LocalWeights:
-        return _shares(spread(labels), mixture, offsets)
+    def weigh(labels: np.ndarray) -> LocalWeights:
+        return shares(spread(labels), mixture, offsets)
 
     place = np.tile(np.arange(h * w, dtype=np.int32), m)
     race = _Race(mixture, samples, used, place, m * len(offsets))
     likelihoods, moves = [race.likelihood], [0]
-    local = shares(race.labels)
+    local = weigh(race.labels)
     converged = False
     for _ in range(1, max_steps):
         labels, likelihood, moved = race.step(local)
-        local = shares(labels)
+        local = weigh(labels)
         likelihoods.append(likelihood)
         moves.append(moved)
         before = likelihoods[-2]
@@ -224,47 +131,6 @@ def fit_info(
         converged=bool(converged),
     )
     return local, info
-
-
-def _shares(
-    labels: np.ndarray, mixture: GaussianMixture, offsets: list[tuple[int, int]]
-) -> LocalWeights:
-    """Returns the share of every label around every position, as a sparse list."""
-    _, h, w = labels.shape
-    k = mixture.means.shape[0]
-    dtype = mixture.means.dtype
-    place = np.broadcast_to(np.arange(h * w).reshape(1, h, w), labels.shape)
-    ok = labels >= 0
-    keys, own = np.unique(place[ok] * k + labels[ok], return_counts=True)
-    at, component = keys // k, keys % k
-    y, x = at // w, at % w
-    shifted, amount = [], []
-    for dy, dx in offsets:  # What lies at x is counted at x - offset.
-        ty, tx = y - dy, x - dx
-        inside = (ty >= 0) & (ty < h) & (tx >= 0) & (tx < w)
-        shifted.append(((ty * w + tx) * k + component)[inside])
-        amount.append(own[inside])
-    keys, inverse = np.unique(np.concatenate(shifted), return_inverse=True)
-    total = np.bincount(inverse, np.concatenate(amount), minlength=len(keys))
-    at, component = keys // k, keys % k
-    window = np.bincount(at, total, minlength=h * w)
-    log_weights = np.log(total / window[at])
-    empty = np.flatnonzero(window == 0)
-    if len(empty):
-        alive = np.flatnonzero(np.isfinite(mixture.log_weights))
-        at = np.concatenate([at, np.repeat(empty, len(alive))])
-        component = np.concatenate([component, np.tile(alive, len(empty))])
-        fill = np.tile(mixture.log_weights[alive], len(empty))
-        log_weights = np.concatenate([log_weights, fill])
-        order = np.argsort(at * k + component, kind="stable")
-        at, component, log_weights = at[order], component[order], log_weights[order]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(at, minlength=h * w))])
-    return LocalWeights(
-        starts=starts.astype(np.int32),
-        components=component.astype(np.int32),
-        log_weights=log_weights.astype(dtype),
-        shape=(h, w),
-    )
 
 
 class _Race:
@@ -373,54 +239,3 @@ def _joined(
     )
     order = np.argsort(owner, kind="stable")
     return owner[order], component[order], base[order].astype(np.float64)
-
-
-def dense(local: LocalWeights, num_components: int) -> Float[np.ndarray, "h w k"]:
-    """Returns the weights of all components, ``h w k`` numbers.
-
-    Args:
-      local: The weights.
-      num_components: Number of components.
-
-    Returns:
-      ``pi_k(x)``, 0 where a component is not active.
-    """
-    starts = np.asarray(local.starts)
-    at = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    values = np.exp(np.asarray(local.log_weights))
-    out = np.zeros((len(starts) - 1, num_components), values.dtype)
-    out[at, np.asarray(local.components)] = values
-    return out.reshape(*local.shape, num_components)
-
-
-def uniform(mixture: GaussianMixture, shape: tuple[int, int]) -> LocalWeights:
-    """Returns the global weights at every position: the paper's ablation.
-
-    Args:
-      mixture: The mixture.
-      shape: Size of the map.
-
-    Returns:
-      Weights that do not depend on the position.
-    """
-    log_weights = np.asarray(mixture.log_weights)
-    alive = np.flatnonzero(np.isfinite(log_weights))
-    size = shape[0] * shape[1]
-    return LocalWeights(
-        starts=(np.arange(size + 1) * len(alive)).astype(np.int32),
-        components=np.tile(alive, size).astype(np.int32),
-        log_weights=np.tile(log_weights[alive], size),
-        shape=shape,
-    )
-
-
-def active(local: LocalWeights) -> Int[np.ndarray, "h w"]:
-    """Returns the number of active components at each position.
-
-    Args:
-      local: The weights.
-
-    Returns:
-      The map of the paper's Fig. 3, right.
-    """
-    return np.diff(np.asarray(local.starts)).reshape(local.shape)

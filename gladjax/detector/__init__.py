@@ -1,0 +1,52 @@
+"""The detector: from photographs of good products to a score of the next one.
+
+`fit` composes the modules of the package, in the order of the paper's Fig. 1: align the
+images with a reference, extract features, fit the global mixture of every layer, fit
+its local weights. `score` aligns, extracts, and reads off the log-probability map, its
+quantile and a heat map. Each stage is a function of its own (`align_image`, `log_maps`,
+`summarise`), so that a pipeline can put something else in its place.
+
+Notation: ``m`` images; ``H W`` the size at which images enter the backbone (and of the
+reference and the mask); ``h w`` the finest map.
+
+Differs from the reference in
+  1. What `gladjax.kmle`, `gladjax.weights` and `gladjax.scoring` name.
+  2. Where an aligned image does not reach, nothing is learnt and nothing counts.
+  3. Optionally the mixture is fitted to a random subsample of a layer's features.
+
+Reference: Artola et al., "GLAD", WACV 2023.
+"""
+
+from gladjax.detector.fitting import fit as fit
+from gladjax.detector.fitting import fit_info as fit_info
+from gladjax.detector.inference import align_image as align_image
+from gladjax.detector.inference import features as features
+from gladjax.detector.inference import log_maps as log_maps
+from gladjax.detector.inference import score as score
+from gladjax.detector.inference import summarise as summarise
+from gladjax.detector.model import Aligned as Aligned
+from gladjax.detector.model import Detector as Detector
+from gladjax.detector.model import FitInfo as FitInfo
+from gladjax.detector.model import Image as Image
+from gladjax.detector.model import Layer as Layer
+from gladjax.detector.model import Progress as Progress
+from gladjax.detector.model import Scored as Scored
+from gladjax.detector.model import Settings as Settings
+
+__all__ = [
+    "Aligned",
+    "Detector",
+    "FitInfo",
+    "Image",
+    "Layer",
+    "Progress",
+    "Scored",
+    "Settings",
+    "align_image",
+    "features",
+    "fit",
+    "fit_info",
+    "log_maps",
+    "score",
+    "summarise",
+]

@@ -1,0 +1,227 @@
+"""Learning from images of good products."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Key
+
+from gladjax import covariance, kmle, masks, scoring, weights
+from gladjax import features as extraction
+from gladjax.backbone import Backbone
+from gladjax.covariance import Shrinkage
+from gladjax.detector.inference import align_image, resized
+from gladjax.detector.model import (
+    Aligned,
+    Detector,
+    FitInfo,
+    Image,
+    Layer,
+    Progress,
+    Settings,
+)
+from gladjax.kmle import KMLEInfo
+from gladjax.mixture import AnyArray, GaussianMixture
+
+
+def fit(
+    key: Key[Array, ""],
+    backbone: Backbone,
+    images: Sequence[Image],
+    *,
+    settings: Settings | None = None,
+    mask: Bool[AnyArray, "h w"] | None = None,
+    reference: Image | None = None,
+    shrinkage: Shrinkage = covariance.oas,
+    progress: Progress | None = None,
+) -> Detector:
+    """Learns what a product looks like from images of good ones.
+
+    Args:
+      key: Randomness.
+      backbone: The network.
+      images: RGB images, 0 to 255, of any sizes; a lazy sequence is read once.
+      settings: Everything that is a number.
+      mask: Pixels that count, at the backbone's image size; all but a margin of 1/16
+        by default.
+      reference: The image to align with; the first by default.
+      shrinkage: Shrinkage intensity of the covariances.
+      progress: Called with a stage, what is done of it, and of how much.
+
+    Returns:
+      The detector, without calibration.
+
+    Raises:
+      ValueError: If there is no image or an option does not fit.
+    """
+    return fit_info(
+        key,
+        backbone,
+        images,
+        settings=settings,
+        mask=mask,
+        reference=reference,
+        shrinkage=shrinkage,
+        progress=progress,
+    )[0]
+
+
+def fit_info(
+    key: Key[Array, ""],
+    backbone: Backbone,
+    images: Sequence[Image],
+    *,
+    settings: Settings | None = None,
+    mask: Bool[AnyArray, "h w"] | None = None,
+    reference: Image | None = None,
+    shrinkage: Shrinkage = covariance.oas,
+    progress: Progress | None = None,
+) -> tuple[Detector, FitInfo]:
+    """Returns what `fit` returns, and what happened.
+
+    Args:
+      key: Randomness.
+      backbone: The network.
+      images: RGB images, 0 to 255.
+      settings: Everything that is a number.
+      mask: Pixels that count.
+      reference: The image to align with.
+      shrinkage: Shrinkage intensity.
+      progress: Called as things go on.
+
+    Returns:
+      The detector and the report.
+
+    Raises:
+      ValueError: If there is no image or an option does not fit.
+    """
+    settings = Settings() if settings is None else settings
+    if len(images) == 0:
+        raise ValueError("there is no image to learn from")
+    size = backbone.image_size
+    mask = masks.margin(size) if mask is None else jnp.asarray(mask)
+    if mask.shape != tuple(size):
+        raise ValueError(f"mask must be of shape {tuple(size)}, not {mask.shape}")
+    frame = None
+    if settings.motion:
+        first = images[0] if reference is None else reference
+        frame = resized(backbone, first)
+    blank = Detector(backbone, {}, np.asarray(mask), frame, None, settings)
+    clock = _Clock()
+    maps, valid, aligned = _collect(blank, images, progress)
+    clock.stop("features")
+    layers: dict[str, Layer] = {}
+    mixtures, local = {}, {}
+    for layer, layer_key in zip(
+        backbone.layers, jax.random.split(key, len(backbone.layers)), strict=True
+    ):
+        grid = maps[layer].shape[1:3]
+        keep = np.stack([np.asarray(masks.to_grid(v, grid)) for v in valid])
+        keep = np.broadcast_to(keep, maps[layer].shape[:3])
+        told = _teller(progress, f"mixture of {layer}", settings.max_steps)
+        mixture, info = _fit_mixture(
+            layer_key, maps[layer], keep, settings, shrinkage, told
+        )
+        clock.stop(f"mixture {layer}")
+        mixtures[layer] = info
+        if settings.local:
+            shares, local[layer] = weights.fit_info(
+                mixture,
+                maps[layer],
+                radius=settings.radius,
+                valid=keep,
+                max_steps=settings.max_steps,
+                tolerance=settings.tolerance,
+            )
+        else:
+            shares = weights.uniform(mixture, grid)
+        layers[layer] = Layer(mixture, shares, scoring.marginals(mixture))
+        clock.stop(f"weights {layer}")
+    detector = dataclasses.replace(blank, layers=layers)
+    infos = [item.info for item in aligned]
+    report = FitInfo(
+        mixtures=mixtures,
+        weights=local,
+        alignment=jax.tree.map(lambda *a: np.stack(a), *infos)
+        if frame is not None
+        else None,
+        transforms=np.stack([item.transform for item in aligned])
+        if frame is not None
+        else None,
+        seconds=clock.seconds,
+    )
+    return detector, report
+
+
+class _Clock:
+    """Wall time between calls of `stop`, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def stop(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def _teller(
+    progress: Progress | None, stage: str, total: int
+) -> Callable[[kmle.Snapshot], None] | None:
+    if progress is None:
+        return None
+    return lambda snapshot: progress(stage, snapshot.iteration, total)
+
+
+def _collect(
+    detector: Detector, images: Sequence[Image], progress: Progress | None
+) -> tuple[dict[str, np.ndarray], list[np.ndarray], list[Aligned]]:
+    """Returns feature maps, validity masks (one for all without alignment), motions."""
+    aligned: list[Aligned] = []
+    valid: list[np.ndarray] = []
+
+    def prepared() -> Iterator[np.ndarray]:
+        for i in range(len(images)):
+            item = align_image(detector, images[i])
+            valid.append(item.valid)
+            aligned.append(item._replace(image=np.zeros((0, 0, 3), np.float32)))
+            if progress is not None:
+                progress("features", i + 1, len(images))
+            yield item.image
+
+    maps = extraction.extract_batches(detector.backbone, prepared())
+    return maps, valid if detector.reference is not None else valid[:1], aligned
+
+
+def _fit_mixture(
+    key: Array,
+    maps: np.ndarray,
+    keep: np.ndarray,
+    settings: Settings,
+    shrinkage: Shrinkage,
+    monitor: Callable[[kmle.Snapshot], None] | None,
+) -> tuple[GaussianMixture, KMLEInfo]:
+    draw, key = jax.random.split(key)
+    samples = maps.reshape(-1, maps.shape[-1])
+    used = keep.ravel()
+    limit = settings.max_samples
+    if limit and used.sum() > limit:
+        index = np.flatnonzero(used)
+        chosen = jax.random.choice(draw, len(index), (limit,), replace=False)
+        samples = samples[index[np.sort(np.asarray(chosen))]]
+        used = np.ones(limit, bool)
+    return kmle.fit(
+        key,
+        samples,
+        num_components=settings.num_components,
+        max_steps=settings.max_steps,
+        tolerance=settings.tolerance,
+        valid=used,
+        min_count=settings.min_count,
+        shrinkage=shrinkage,
+        monitor=monitor,
+    )

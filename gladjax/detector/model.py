@@ -1,0 +1,140 @@
+"""What a detector is, and what fitting and scoring report."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+
+from gladjax import align, assign
+from gladjax.backbone import Backbone
+from gladjax.kmle import KMLEInfo
+from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.pytree import pytree, static
+from gladjax.weights import LocalWeights, WeightsInfo
+
+Image = Num[AnyArray, "_h _w 3"]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a detector is fitted with; plain numbers, kept in its file.
+
+    Attributes:
+      num_components: Components to start from, per layer.
+      max_steps: Steps of K-MLE and of the local weights, at most.
+      tolerance: Relative change of the log-likelihood that ends both.
+      min_count: Components of fewer samples are dropped.
+      max_samples: Samples per layer that the mixture is fitted to; 0 for all.
+      local: Whether weights are local; without, the global ones hold everywhere.
+      radius: Radius of the window of the local weights, in cells.
+      quantile: Quantile of the log-map that is the score.
+      sigma: Smoothing of the heat map, in pixels at the backbone's image size.
+      motion: Motion by which images are aligned; empty for none.
+      coarse: Whether alignment begins with a search over all angles.
+    """
+
+    num_components: int = 1000
+    max_steps: int = 100
+    tolerance: float = 1e-6
+    min_count: int = 2
+    max_samples: int = 0
+    local: bool = True
+    radius: float = 1.0
+    quantile: float = 0.005
+    sigma: float = 4.0
+    motion: str = ""
+    coarse: bool = False
+
+
+@pytree
+class Layer:
+    """What a detector knows of one layer.
+
+    Attributes:
+      mixture: Its global mixture.
+      local_weights: Its local weights.
+      prepared: Bounds for scoring, derived from the mixture.
+    """
+
+    mixture: GaussianMixture
+    local_weights: LocalWeights
+    prepared: assign.Bounds
+
+
+@pytree
+class Detector:
+    """A fitted detector.
+
+    Attributes:
+      backbone: The network.
+      layers: What is known of each of its layers.
+      mask: Pixels of the reference's frame that count, ``(H, W)``.
+      reference: The image that others are aligned with, ``(H, W, 3)``, 0 to 255; None
+        without alignment.
+      calibration: Scores of normal images that were not learnt from; None if there
+        are none.
+      settings: How it was fitted.
+    """
+
+    backbone: Backbone
+    layers: dict[str, Layer]
+    mask: Bool[AnyArray, "h w"]
+    reference: Float[AnyArray, "h w 3"] | None
+    calibration: Float[AnyArray, " c"] | None
+    settings: Settings = static()
+
+
+class FitInfo(NamedTuple):
+    """What happened in a fit.
+
+    Attributes:
+      mixtures: Report of K-MLE, per layer.
+      weights: Report of the local weights, per layer; empty without them.
+      alignment: Report of the registrations; None without alignment.
+      transforms: Motions of the training images, ``(m, 3, 3)``; None without.
+      seconds: Wall time per stage.
+    """
+
+    mixtures: dict[str, KMLEInfo]
+    weights: dict[str, WeightsInfo]
+    alignment: align.AlignInfo | None
+    transforms: Float[np.ndarray, "m 3 3"] | None
+    seconds: dict[str, float]
+
+
+class Aligned(NamedTuple):
+    """An image in the frame of the detector.
+
+    Attributes:
+      image: Pixels, ``(H, W, 3)``, 0 to 255.
+      valid: Pixels that came from inside the image.
+      transform: Motion from the reference's pixels to the image's, both of size
+        ``H W``.
+      info: Report of the registration; None without alignment.
+    """
+
+    image: Float[np.ndarray, "h w 3"]
+    valid: Bool[np.ndarray, "h w"]
+    transform: Float[np.ndarray, "3 3"]
+    info: align.AlignInfo | None
+
+
+class Scored(NamedTuple):
+    """What a detector says of an image.
+
+    Attributes:
+      score: Minus the quantile of the log-map; higher is more anomalous.
+      log_map: Sum of the layers' log-probabilities, in the reference's frame.
+      mask: Cells of the log-map that counted.
+      heat_map: Smoothed map in the image's frame and size, higher is more anomalous.
+      alignment: The motion and its report.
+    """
+
+    score: float
+    log_map: Float[np.ndarray, "h w"]
+    mask: Bool[np.ndarray, "h w"]
+    heat_map: Float[np.ndarray, "_h _w"]
+    alignment: Aligned

@@ -1,0 +1,49 @@
+"""Local weights: where in the image each component of the mixture is at home.
+
+Means and covariances stay as they are; every position ``x`` gets weights of its own
+(paper, Section 3.2). From the global weights on, repeat:
+
+    z_m(x)   = argmin_k (u_m(x) - mu_k)' Sigma_k^-1 (u_m(x) - mu_k)
+                        + log|Sigma_k| - 2 log pi_k(x)                      (Eq. 10)
+    pi_k(x)  = share of label k among the samples of all images
+               at positions within distance r of x                       (Eqs. 11, 12)
+
+The weights are counts, and mostly 0: about a tenth of the components is active at a
+position. They are kept as a sparse list per position.
+
+Only the weights change from step to step, so the costs without weights are computed
+once, for the few components per sample that any weights could make the winner; the
+bounds of `gladjax.assign` rule out the others.
+
+Notation: ``m`` images, ``h w`` positions, ``k`` components, ``r`` the radius.
+
+Differs from the reference in
+  1. The sign of ``2 log pi_k(x)`` (R1).
+  2. The disc is cut at the border of the map and divided by what is left of it, and by
+     the valid samples only. A position that no valid sample reaches keeps the global
+     weights.
+
+Reference: Artola et al., "GLAD", WACV 2023, Section 3.2.
+"""
+
+from gladjax.weights.fitting import WeightsInfo as WeightsInfo
+from gladjax.weights.fitting import fit as fit
+from gladjax.weights.fitting import fit_info as fit_info
+from gladjax.weights.local import LocalWeights as LocalWeights
+from gladjax.weights.local import active as active
+from gladjax.weights.local import counts as counts
+from gladjax.weights.local import dense as dense
+from gladjax.weights.local import disc as disc
+from gladjax.weights.local import uniform as uniform
+
+__all__ = [
+    "LocalWeights",
+    "WeightsInfo",
+    "active",
+    "counts",
+    "dense",
+    "disc",
+    "fit",
+    "fit_info",
+    "uniform",
+]
