@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.backbone import rule
+from quick import quick
 from residual_states import state_dict
 
 from gladjax import backbone, features
@@ -18,10 +19,6 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "backbone" / "residual.npz"
 NAMES = ("resnet18", "resnet50", "wide_resnet50_2")
 # The bounds: relative to the map's largest value, torch's own float32 error
 # being 2e-6 and 1e-5; folding may double it.
-# Twenty-seven programs that run once: compiling them is most of the time.
-UNOPTIMISED = jax.jit(
-    features.extract, compiler_options={"xla_backend_optimization_level": 0}
-)
 TOLERANCE = {4: 5e-6, 1: 2e-5, None: 2e-5}
 
 
@@ -52,7 +49,7 @@ def test_taps_match_torch_at_every_size(name, filter_size, golden):
     )
     assert net.name == variant(name, filter_size=filter_size)
     for height, width in rule.SIZES:
-        maps = UNOPTIMISED(net, rule.images(height, width))
+        maps = quick(features.extract)(net, rule.images(height, width))
         errors = worst(maps, golden, f"{name}/{filter_size}/{height}x{width}")
         assert max(errors.values()) < TOLERANCE[filter_size], errors
 
@@ -150,5 +147,5 @@ def test_with_its_head_the_network_classifies(golden):
     expected = golden["resnet18/4/224x320/logits"]
     error = np.abs(np.asarray(logits)[0] - expected).max() / np.abs(expected).max()
     assert error < 1e-5
-    assert set(features.extract(net, images)) == set(rule.LAYERS)
+    assert set(features.shapes(net)) == set(rule.LAYERS)
     assert net.sha256 == backbone.from_torch("resnet18", state).sha256

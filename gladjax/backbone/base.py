@@ -127,7 +127,10 @@ def astype(backbone: Backbone, dtype: DTypeLike) -> Backbone:
     Returns:
       The same backbone; its ``sha256`` still names the checkpoint.
     """
-    weights = jax.tree.map(lambda w: jnp.asarray(w, dtype), backbone.weights)
+    # On the host: no program to compile for each shape.
+    weights = jax.tree.map(
+        lambda w: jnp.asarray(np.asarray(w).astype(dtype)), backbone.weights
+    )
     return dataclasses.replace(backbone, weights=weights)
 
 
@@ -174,7 +177,7 @@ def preprocess(backbone: Backbone, images: Images) -> Float[np.ndarray, "n _h _w
 
 
 def resize(
-    image: Num[np.ndarray, "h w c"], *, size: tuple[int, int] = (256, 256)
+    image: Num[np.ndarray, "..."], *, size: tuple[int, int] = (256, 256)
 ) -> Num[np.ndarray, "_h _w c"]:
     """Resizes one image with Pillow's antialiased bilinear filter.
 
