@@ -9,6 +9,7 @@ the tree's structure and are compared, not traced.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -48,7 +49,7 @@ def pytree(cls: type[T]) -> type[T]:
         keys = (jax.tree_util.GetAttrKey(name) for name in leaves)
         return tuple(zip(keys, children, strict=True)), meta
 
-    def unflatten(meta: tuple[Any, ...], children: tuple[Any, ...]) -> T:
+    def unflatten(meta: tuple[Any, ...], children: Iterable[Any]) -> T:
         instance = object.__new__(data)
         for name, value in zip(leaves, children, strict=True):
             object.__setattr__(instance, name, value)
