@@ -16,7 +16,7 @@ import dataclasses
 import re
 from typing import Any
 
-from gladjax.backbone import blurpool, efficientnet_lite, resnet
+from gladjax.backbone import blurpool, efficientnet_lite, resnet, vit
 from gladjax.backbone.network import Family
 
 APACHE = "Apache-2.0"
@@ -25,6 +25,7 @@ NON_COMMERCIAL = "CC BY-NC-SA 4.0 (non-commercial use only)"
 
 _ANTIALIASED = "https://antialiased-cnns.s3.us-east-2.amazonaws.com/weights_v0.1/"
 _TORCHVISION = "https://download.pytorch.org/models/"
+_DINO = "https://dl.fbaipublicfiles.com/dinov2/"
 _MEAN = (123.675, 116.28, 103.53)
 _DEVIATION = (58.395, 57.12, 57.375)
 
@@ -39,7 +40,8 @@ class Entry:
       spec: The architecture.
       licence: Licence of the published weights.
       url: Where the published checkpoint is, or empty.
-      sha256: First digits of the SHA-256 of the published file, or empty.
+      sha256: First digits of the SHA-256 of the published file; empty where they are
+        not known, and then the file is not fetched: put it into the cache folder.
       package: Installed package that holds the file, and the path inside it; or empty.
       image_size: Height and width that `preprocess` resizes to.
       offset: Subtracted from each RGB channel (0 to 255).
@@ -168,6 +170,12 @@ def _lite(version: str, *, wide: bool = False) -> Entry:
     )
 
 
+def _dino(name: str, file: str, digits: str, spec: vit.Spec) -> Entry:
+    url = f"{_DINO}dinov2_vits14/{file}"
+    size = (448, 448)
+    return Entry(name, vit.FAMILY, spec, APACHE, url, digits, image_size=size)
+
+
 _PUBLISHED = {
     known.name: known
     for known in (
@@ -176,5 +184,12 @@ _PUBLISHED = {
         _plain("resnet50", "11ad3fa6", "_plain_v2"),
         *(_lite(version) for version in _LITES),
         *(_lite(version, wide=True) for version in _LITES),
+        _dino("dinov2_vits14", "dinov2_vits14_pretrain.pth", "b938bf1b", vit.Spec()),
+        _dino(
+            "dinov2_vits14_reg",
+            "dinov2_vits14_reg4_pretrain.pth",
+            "",
+            vit.Spec(num_registers=4),
+        ),
     )
 }

@@ -42,12 +42,16 @@ class Family:
       epsilon: Constant of its batch norms.
       filters: Fixed tensors in the checkpoint (blur filters) and the values they must
         have, by name.
+      ignored: Other tensors that a checkpoint may hold.
+      classifies: Whether a classifier can be built.
     """
 
     module: Callable[[Any], nnx.Module]
     names: Callable[[Any], Names]
     epsilon: float
     filters: Callable[[Any], Mapping[str, np.ndarray]] = lambda _: {}
+    ignored: frozenset[str] = frozenset()
+    classifies: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +145,12 @@ def check(
     """
     _, abstract = template(family.module, spec)
     table = family.names(spec)
-    whole = dataclasses.replace(spec, head=spec.head or CLASSES)
+    head = spec.head or (CLASSES if family.classifies else 0)
+    whole = dataclasses.replace(spec, head=head)
     later, filters = family.names(whole), family.filters(whole)
     matching.check_filters(state, filters, name=name)
     ignored = (set(later.values()) - set(table.values())) | counters(later)
-    ignored |= set(filters)
+    ignored |= set(filters) | family.ignored
     matching.check(abstract, table, state, ignored=ignored, name=name)
     return table
 

