@@ -97,6 +97,12 @@ def fit_info(
     m, h, w, d = features.shape
     if valid is not None and valid.shape != (m, h, w):
         raise ValueError(f"valid must be of shape {(m, h, w)}, not {valid.shape}")
+    if valid is not None and not np.any(valid):
+        raise ValueError("no sample is valid")
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be positive, not {max_steps}")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
     mixture = jax.tree.map(np.asarray, mixture)
     samples = np.asarray(features).reshape(m * h * w, d)
     used = np.ones(m * h * w, bool) if valid is None else np.asarray(valid).ravel()
