@@ -221,6 +221,7 @@ def log_prob_map(features, mixture, local):
     features = np.asarray(features, np.float64)
     height, width, _ = features.shape
     _, means, covariances = mixture
+    covariances = np.asarray(covariances, np.float64)
     result = np.zeros((height, width))
     for y in range(height):
         for x in range(width):

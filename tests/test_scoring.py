@@ -48,7 +48,7 @@ def example(rng, d, *, k=6, dtype=np.float64, distance=3.0):
 @pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize("d", [1, 8, 32, 128, 200])
 def test_the_map_matches_the_paper_in_float64(x64, d, prepared):
-    for seed in range(2):
+    for seed in range(1 if d > 32 else 3):
         features, fitted, moments, local = example(np.random.default_rng(seed), d)
         ready = scoring.marginals(fitted) if prepared else None
         got = scoring.log_prob_map(
@@ -60,7 +60,7 @@ def test_the_map_matches_the_paper_in_float64(x64, d, prepared):
 
 @pytest.mark.parametrize("d", [8, 32, 128, 200])
 def test_the_map_matches_the_paper_in_float32(d):
-    for seed in range(3):
+    for seed in range(1 if d > 32 else 3):
         rng = np.random.default_rng(seed)
         features, fitted, moments, local = example(rng, d, dtype=np.float32)
         got = scoring.log_prob_map(fitted, sparse(local, np.float32), features)
@@ -118,7 +118,9 @@ def test_global_weights_give_the_mixtures_density(x64, rng):
     got = scoring.log_prob_map(fitted, local, features)
     log_prob = jax.jit(jax.vmap(mixture.log_prob, in_axes=(None, 0)))
     expected = log_prob(fitted, jnp.asarray(features.reshape(-1, 8)))
-    np.testing.assert_allclose(got.ravel(), expected, rtol=1e-10)
+    # Components 20 nats below the best are left out.
+    left_out = 6 * np.exp(-scoring.RANGE / 2)
+    np.testing.assert_allclose(got.ravel(), expected, rtol=1e-10, atol=left_out)
 
 
 def test_what_is_far_away_is_improbable(x64, rng):

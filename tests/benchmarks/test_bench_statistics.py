@@ -1,0 +1,112 @@
+"""Time of shrinkage, of one K-MLE step, and of the pruned against the dense search.
+
+The synthetic samples have a spectrum that falls like that of real features. The dense
+baseline is one jitted program: one matrix product per component. Compare
+``test_nearest`` with ``test_dense`` of the same size. Compiling is not timed: every
+function runs once before the clock starts.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gladjax import assign, covariance, estimation, kmle
+
+SIZES = {"narrow": (20_000, 112, 200), "wide": (10_000, 480, 100)}
+
+
+def samples(n, d, k):
+    rng = np.random.default_rng(0)
+    scale = 1 / (1 + np.arange(d)) ** 0.75
+    means = 2 * rng.normal(size=(k, d)) * scale
+    labels = rng.integers(0, k, n).astype(np.int32)
+    x = means[labels] + rng.normal(size=(n, d)) * scale
+    return x.astype(np.float32), labels
+
+
+def fitted(n, d, k):
+    x, labels = samples(n, d, k)
+    floor = estimation.floor_variance(x, np.ones(n, bool))
+    return x, labels, estimation.Estimator(x, floor=floor)(labels, k)[0]
+
+
+def whitening(mixture):
+    """Dense rows (k, d, d), the root of every inverse covariance, in float32."""
+    k, d = mixture.means.shape
+    roots = np.zeros((k, d, d), np.float32)
+    for c in range(k):
+        own = slice(mixture.offsets[c], mixture.offsets[c] + mixture.ranks[c])
+        rows, spread = mixture.rows[own], mixture.variances[own]
+        if len(rows) == d:
+            roots[c] = rows
+        else:
+            share = np.sqrt(1 / mixture.noise[c]) - 1 / np.sqrt(spread)
+            roots[c] = np.eye(d) / np.sqrt(mixture.noise[c])
+            roots[c] -= (rows.T * (share * spread)) @ rows
+    return jnp.asarray(roots)
+
+
+@jax.jit
+def dense_argmin(roots, means, constants, x):
+    def visit(best, component):
+        root, mean, constant, index = component
+        y = jnp.matmul(x, root.T) - jnp.matmul(root, mean)[None, :]
+        cost = jnp.sum(jnp.square(y), axis=1) + constant
+        labels, least = best
+        return (jnp.where(cost < least, index, labels), jnp.minimum(cost, least)), None
+
+    n = x.shape[0]
+    start = (jnp.zeros((n,), jnp.int32), jnp.full((n,), jnp.inf, x.dtype))
+    index = jnp.arange(len(means), dtype=jnp.int32)
+    return jax.lax.scan(visit, start, (roots, means, constants, index))[0]
+
+
+def test_oas(benchmark):
+    x, _ = samples(4000, 112, 1)
+    scatter = jnp.asarray(x.T @ x)
+    function = jax.jit(covariance.oas_shrinkage)
+    rho = benchmark(lambda: function(scatter, 4000).block_until_ready())
+    assert 0 < rho < 1
+
+
+def test_step(benchmark):
+    x, _ = samples(4000, 32, 40)
+    x = jnp.asarray(x)
+    step = jax.jit(kmle.step)
+    state = kmle.init(jax.random.key(0), x, num_components=40)
+    jax.block_until_ready(step(state, x))
+    _, info = benchmark.pedantic(
+        lambda: jax.block_until_ready(step(state, x)), rounds=5
+    )
+    assert int(info.num_components) > 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nearest(benchmark, size):
+    x, labels, mixture = fitted(*SIZES[size])
+    assign.nearest(mixture, x[:1000])
+    found, _, info = benchmark.pedantic(
+        assign.nearest_info, args=(mixture, x), rounds=3
+    )
+    benchmark.extra_info["full costs per sample"] = info.evaluated
+    benchmark.extra_info["survivors per sample"] = info.survivors
+    assert np.mean(found == labels) > 0.5
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_dense(benchmark, size):
+    n, d, k = SIZES[size]
+    x, _, mixture = fitted(n, d, k)
+    constants = jnp.asarray(mixture.log_dets - 2 * mixture.log_weights)
+    arguments = (whitening(mixture), jnp.asarray(mixture.means), constants)
+    x_jax = jnp.asarray(x)
+    jax.block_until_ready(dense_argmin(*arguments, x_jax))
+    dense, _ = benchmark.pedantic(
+        lambda: jax.block_until_ready(dense_argmin(*arguments, x_jax)), rounds=3
+    )
+    seconds = benchmark.stats.stats.min
+    benchmark.extra_info["Gflop/s"] = 2 * n * k * d * d / seconds / 1e9
+    pruned, _ = assign.nearest(mixture, x)
+    # The baseline rounds x and mu apart from one another; few labels tie that closely.
+    assert np.mean(np.asarray(dense) != pruned) < 1e-3
