@@ -16,8 +16,8 @@ from gladjax.baselines import grids, mahaad, neighbors, padim, patchcore, spade
 SHAPES = {"layer1": (8, 6, 3), "layer2": (4, 3, 4), "layer3": (2, 2, 5)}
 OPTIONS = {
     mahaad: {},
-    padim: {"dims": 7},
-    patchcore: {"layers": ("layer1", "layer2"), "coreset": 0.5},
+    padim: {"dims": [0, 2, 5, 6, 8, 10, 11]},
+    patchcore: {"layers": ("layer1", "layer2"), "coreset": list(range(0, 960, 2))},
     spade: {"num_neighbors": (5, 2)},
 }
 METHODS = pytest.mark.parametrize(
@@ -63,17 +63,11 @@ def test_scores_do_not_depend_on_the_company_of_an_image(method):
 
 @METHODS
 def test_float32_agrees_with_float64(method, x64):
-    _, train, test = fitted(method)
-    options = dict(OPTIONS[method])
-    if method is padim:
-        options["dims"] = [0, 2, 5, 8, 11]
-    if method is patchcore:
-        options["coreset"] = np.arange(0, 900, 2)
     with jax.enable_x64(False):
-        model = method.fit(jax.random.key(0), train, **options)
+        model, train, test = fitted(method)
         heat, scores = method.score(model, test)
     train, test = jax.tree.map(lambda x: x.astype(np.float64), (train, test))
-    model = method.fit(jax.random.key(0), train, **options)
+    model = method.fit(jax.random.key(0), train, **OPTIONS[method])
     exact_heat, exact_scores = method.score(model, test)
     assert exact_heat.dtype == jnp.float64
     # 1e-4: about 1e3 roundings of 6e-8 with conditions below 10.
@@ -87,11 +81,13 @@ def test_invalid_cells_are_never_used(method):
     valid = np.ones((20, 8, 6), bool)
     valid[:5, :4] = False  # The upper half of five images, in every layer.
     results = []
-    for other in (0.0, 1e6, np.nan):
+    options = dict(OPTIONS[method])
+    if method is patchcore:
+        options["coreset"] = 0.5
+    for other in (1e6, np.nan):
         spoilt = {k: v.copy() for k, v in train.items()}
         for x in spoilt.values():
             x[:5, : x.shape[1] // 2] = other
-        options = OPTIONS[method]
         model = method.fit(jax.random.key(0), spoilt, valid=valid, **options)
         results.append(method.score(model, test))
     chex.assert_tree_all_finite(results[0])
@@ -103,19 +99,20 @@ def test_invalid_cells_are_never_used(method):
 
 @METHODS
 def test_all_valid_changes_nothing(method):
-    model, train, test = fitted(method)
+    model, train, _ = fitted(method)
     valid = np.ones((20, 8, 6), bool)
     other = method.fit(jax.random.key(0), train, valid=valid, **OPTIONS[method])
-    one, two = method.score(model, test), method.score(other, test)
-    chex.assert_trees_all_close(one, two, rtol=1e-4)
+    chex.assert_trees_all_close(model, other, rtol=1e-4, atol=1e-6)
 
 
 @METHODS
 def test_score_is_traced_once_per_shape(method):
     model, _, test = fitted(method)
-    score = jax.jit(chex.assert_max_traces(method.score.__wrapped__, n=1))
+    method.score(model, test)
+    before = method.score._cache_size()
     for _ in range(2):
-        _, scores = score(model, test)
+        _, scores = method.score(model, jax.tree.map(np.array, test))
+    assert method.score._cache_size() == before
     assert scores.shape == (8,)
 
 
@@ -128,11 +125,13 @@ def test_models_are_pytrees(method):
     assert rebuilt.image_size == (32, 24)
 
 
-@METHODS
-def test_one_key_gives_one_model(method):
-    model, train, _ = fitted(method)
-    again = method.fit(jax.random.key(0), train, **OPTIONS[method])
-    chex.assert_trees_all_equal(model, again)
+@pytest.mark.parametrize(
+    ("method", "options"), [(padim, {"dims": 7}), (patchcore, {"coreset": 0.1})]
+)
+def test_one_key_gives_one_model(method, options):
+    _, train, _ = fitted(method)
+    one, two = (method.fit(jax.random.key(0), train, **options) for _ in range(2))
+    chex.assert_trees_all_equal(one, two)
 
 
 @METHODS
@@ -204,7 +203,7 @@ def test_a_coarse_cell_is_valid_where_all_it_touches_is():
 
 
 @pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("chunk", [1, 64, 1000])
+@pytest.mark.parametrize("chunk", [7, 1000])
 def test_nearest_equals_scikit_learn(k, chunk):
     rng = np.random.default_rng(0)
     bank = rng.normal(size=(150, 6)).astype(np.float32) + 40
@@ -243,8 +242,8 @@ def test_nearest_refuses_impossible_numbers(k):
         neighbors.nearest(jnp.zeros((1, 2)), jnp.zeros((3, 2)), num_neighbors=k)
 
 
-@pytest.mark.parametrize("shape", [(60, 2, 60), (90, 5, 30), (5, 3, 1)])
-@pytest.mark.parametrize("candidates", [(1, 1), (8, 3), (1000, 1000)])
+@pytest.mark.parametrize("shape", [(60, 2, 60), (90, 5, 30)])
+@pytest.mark.parametrize("candidates", [(8, 3), (1000, 1000)])
 def test_coreset_is_the_greedy_choice(shape, candidates):
     n, d, k = shape
     points = np.random.default_rng(n).normal(size=(n, d)).astype(np.float32)
@@ -257,6 +256,16 @@ def test_coreset_is_the_greedy_choice(shape, candidates):
     )
     expected = oracles.greedy_coreset(points.astype(float), k, int(found[0]))
     assert found.tolist() == expected
+
+
+def test_neighbours_and_coreset_work_in_float64(x64):
+    points = jnp.asarray(np.random.default_rng(0).normal(size=(90, 5)))
+    chosen = neighbors.coreset(jax.random.key(1), points, num_centers=20)
+    expected = oracles.greedy_coreset(np.asarray(points), 20, int(chosen[0]))
+    assert chosen.tolist() == expected
+    distance, rows = neighbors.nearest(points, points[chosen], num_neighbors=2)
+    assert distance.dtype == jnp.float64
+    np.testing.assert_array_equal(rows[chosen, 0], np.arange(20))
 
 
 def test_coreset_of_copies_still_chooses_different_points():

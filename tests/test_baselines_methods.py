@@ -46,7 +46,7 @@ def correlation(a, b):
 # --- MahaAD
 
 
-@pytest.mark.parametrize("shape", [(12, 40), (40, 40), (400, 10), (5, 1)])
+@pytest.mark.parametrize("shape", [(12, 40), (400, 10), (5, 1)])
 def test_ledoit_wolf_equals_scikit_learn(shape, rng, variant):
     m, d = shape
     mix = rng.normal(size=(d, d))
@@ -99,7 +99,7 @@ def test_mahaad_of_copies_has_finite_scores():
 # --- PaDiM
 
 
-@pytest.mark.parametrize("dims", [[0], [1, 4, 8], list(range(12))])
+@pytest.mark.parametrize("dims", [[0], list(range(12))])
 def test_padim_equals_its_twin(dims):
     rng = np.random.default_rng(0)
     train, test = make(rng, 9), make(rng, 3)
@@ -186,6 +186,17 @@ def test_padim_refuses_another_grid():
     model = padim.fit(jax.random.key(0), train, dims=3)
     with pytest.raises(ValueError, match="layer1"):
         padim.score(model, {k: v[:, 1:] for k, v in train.items()})
+
+
+@pytest.mark.parametrize("r", [1, 16, 17, 100])
+def test_triangular_inverse_by_halves_equals_numpy(r):
+    rng = np.random.default_rng(r)
+    A = rng.normal(size=(r, 2 * r + 2))
+    L = np.linalg.cholesky(A @ A.T)
+    found = padim._invert_lower(jnp.asarray(L, jnp.float32))
+    expected = np.linalg.inv(L)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_array_equal(np.triu(found, 1), 0)
 
 
 # --- PatchCore

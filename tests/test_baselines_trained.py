@@ -25,7 +25,9 @@ from gladjax.baselines import (
 SHAPES = {"layer1": (8, 6, 4), "layer2": (4, 3, 6)}
 SMALL = {
     cflow: cflow.Training(num_blocks=4, num_code=16, num_steps=200, batch_size=128),
-    csflow: csflow.Training(num_blocks=2, num_hidden=8, num_steps=80, batch_size=8),
+    csflow: csflow.Training(
+        num_blocks=3, num_hidden=16, num_steps=200, batch_size=8, learning_rate=5e-3
+    ),
 }
 METHODS = pytest.mark.parametrize(
     "method", SMALL, ids=[m.__name__.split(".")[-1] for m in SMALL]
@@ -35,16 +37,15 @@ METHODS = pytest.mark.parametrize(
 def make(rng, n, kind="normal"):
     """Feature maps whose second half of channels follows the first.
 
-    Anomalous images break this in one corner: every channel alone looks normal there,
-    so that only a model of their dependence sees it.
+    Anomalous images break this in the upper half: every channel alone looks normal
+    there, so that only a model of their dependence sees it.
     """
     maps = {}
     for name, (h, w, d) in SHAPES.items():
         x = rng.normal(size=(n, h, w, d))
-        x[..., d // 2 :] = np.tanh(2 * x[..., : d // 2]) + 0.1 * x[..., d // 2 :]
+        x[..., d // 2 :] = np.tanh(2 * x[..., : d // 2]) + 0.2 * x[..., d // 2 :]
         if kind == "broken":
-            corner = x[:, : h // 2, : w // 2, d // 2 :]
-            corner[...] = -corner
+            x[:, : h // 2, :, d // 2 :] *= -1
         maps[name] = x.astype(np.float32)
     return maps
 
@@ -53,7 +54,7 @@ def make(rng, n, kind="normal"):
 def fitted(method):
     """A model trained in a few seconds, its training set, normal and broken images."""
     rng = np.random.default_rng(0)
-    train = make(rng, 40)
+    train = make(rng, 200)
     model = method.fit(jax.random.key(0), train, settings=SMALL[method])
     return model, train, make(rng, 12), make(rng, 12, "broken")
 
@@ -66,9 +67,9 @@ def test_flows_learn_the_dependence_of_channels(method):
     assert heat.shape == (12, 32, 24)
     assert scores.shape == (12,)
     assert oracles.auroc(scores, broken_scores) > 0.95
-    inside = np.asarray(broken_heat[:, :12, :8]).mean()
-    outside = np.asarray(broken_heat[:, -12:, -8:]).mean()
-    # The corner's maps are farther from the rest than the rest is from normal maps.
+    inside = np.asarray(broken_heat[:, :12]).mean()
+    outside = np.asarray(broken_heat[:, -12:]).mean()
+    # The broken half is farther from the rest than the rest is from normal maps.
     assert inside - outside > 3 * abs(outside - float(jnp.mean(heat)))
 
 
@@ -77,9 +78,8 @@ def test_one_key_gives_one_flow(method):
     rng = np.random.default_rng(1)
     train = make(rng, 4)
     settings = type(SMALL[method])(num_steps=2, batch_size=2, num_blocks=1)
-    one, two = (
-        method.fit(jax.random.key(5), train, settings=settings) for _ in range(2)
-    )
+    fits = [method.fit(jax.random.key(5), train, settings=settings) for _ in range(2)]
+    one, two = fits
     chex.assert_trees_all_equal(one, two)
 
 
@@ -160,8 +160,9 @@ def test_the_jacobian_of_a_conditional_flow_is_what_it_says(d, x64):
         z, log_det = flows.transform(blocks, order, x[None], code[None])
         return z[0], log_det[0]
 
-    _, expected = jnp.linalg.slogdet(jax.jacfwd(lambda x: run(x)[0])(x))
-    np.testing.assert_allclose(run(x)[1], expected, rtol=1e-9)
+    jacobian = jax.jit(jax.jacfwd(lambda x: run(x)[0]))(x)
+    _, expected = np.linalg.slogdet(jacobian)
+    np.testing.assert_allclose(jax.jit(run)(x)[1], expected, rtol=1e-9)
     assert abs(float(expected)) > 1e-2
 
 
@@ -182,8 +183,9 @@ def test_the_jacobian_of_the_cross_scale_flow_is_what_it_says(x64):
         return jnp.concatenate([x.ravel() for x in z]), total
 
     flat = jax.random.normal(jax.random.key(2), (sum(counts),))
-    _, expected = jnp.linalg.slogdet(jax.jacfwd(lambda x: run(x)[0])(flat))
-    np.testing.assert_allclose(run(flat)[1], expected, rtol=1e-9)
+    jacobian = jax.jit(jax.jacfwd(lambda x: run(x)[0]))(flat)
+    _, expected = np.linalg.slogdet(jacobian)
+    np.testing.assert_allclose(jax.jit(run)(flat)[1], expected, rtol=1e-9)
     assert abs(float(expected)) > 1e-2
 
 
@@ -218,7 +220,7 @@ def test_codes_of_different_positions_differ():
 
 
 def test_minimize_finds_a_minimum_and_refuses_divergence():
-    def loss(x, data, key):
+    def loss(x, data, key, settings):
         return jnp.sum((x - data) ** 2)
 
     x, losses = training.minimize(
@@ -247,29 +249,30 @@ def test_minimize_finds_a_minimum_and_refuses_divergence():
 
 def pictures(rng, n):
     """A grey disc on a ramp, at slightly different places, with a little noise."""
-    y, x = np.mgrid[:32, :32]
+    y, x = np.mgrid[:24, :24]
     found = []
     for _ in range(n):
-        a, b = rng.integers(14, 18, size=2)
-        disc = 80.0 * ((y - a) ** 2 + (x - b) ** 2 < 64)
+        a, b = rng.integers(10, 14, size=2)
+        disc = 80.0 * ((y - a) ** 2 + (x - b) ** 2 < 36)
         image = np.repeat((60 + 2 * x + disc)[..., None], 3, axis=-1)
         found.append(image + rng.normal(size=image.shape) * 3)
     return np.clip(np.stack(found), 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_draem_learns_to_find_defects():
     rng = np.random.default_rng(0)
     train, normal, broken = (pictures(rng, n) for n in (24, 10, 10))
     for image in broken:
-        a, b = rng.integers(4, 22, size=2)
+        a, b = rng.integers(3, 15, size=2)
         image[a : a + 6, b : b + 6] = rng.integers(0, 255, size=(6, 6, 3))
     settings = draem.Training(
-        widths=(8, 8), depth=2, num_steps=150, batch_size=8, learning_rate=3e-3
+        widths=(8, 8), depth=1, num_steps=500, batch_size=8, learning_rate=5e-3
     )
     model = draem.fit(jax.random.key(0), train, settings=settings, window=5)
     heat, scores = draem.score(model, normal)
     broken_heat, broken_scores = draem.score(model, broken)
-    assert heat.shape == (10, 32, 32)
+    assert heat.shape == (10, 24, 24)
     assert heat.dtype == jnp.float32
     assert model.losses[-20:].mean() < 0.5 * model.losses[:20].mean()
     assert oracles.auroc(scores, broken_scores) > 0.9
@@ -279,12 +282,12 @@ def test_draem_learns_to_find_defects():
 def test_draem_ignores_invalid_pixels():
     rng = np.random.default_rng(1)
     train = pictures(rng, 4)
-    valid = np.ones((4, 32, 32), bool)
-    valid[:, :, 20:] = False
+    valid = np.ones((4, 24, 24), bool)
+    valid[:, :, 16:] = False
     settings = draem.Training(widths=(2, 2), depth=1, num_steps=2, batch_size=2)
     models = []
     for other in (0, 200):
-        train[:, :, 20:] = other
+        train[:, :, 16:] = other
         models.append(
             draem.fit(jax.random.key(0), train, valid=valid, settings=settings)
         )
@@ -298,7 +301,13 @@ def test_draem_ignores_invalid_pixels():
         ({"settings": draem.Training(depth=6)}, "64"),
         ({"settings": draem.Training(widths=(0, 4))}, "positive"),
         ({"settings": draem.Training(num_steps=0, depth=1)}, "num_steps"),
-        ({"valid": np.ones((2, 3, 3), bool)}, "valid"),
+        (
+            {
+                "valid": np.ones((2, 3, 3), bool),
+                "settings": draem.Training(depth=1),
+            },
+            "valid",
+        ),
     ],
 )
 def test_draem_refuses_bad_options(change, words):
@@ -309,7 +318,8 @@ def test_draem_refuses_bad_options(change, words):
 
 def test_unet_keeps_the_size_and_refuses_odd_ones():
     params = unet.init(jax.random.key(0), (3, 2), width=4, depth=2)
-    assert unet.apply(params, jnp.ones((1, 8, 12, 3))).shape == (1, 8, 12, 2)
+    shape = jax.eval_shape(unet.apply, params, jnp.ones((1, 8, 12, 3))).shape
+    assert shape == (1, 8, 12, 2)
     with pytest.raises(ValueError, match="multiples of 4"):
         unet.apply(params, jnp.ones((1, 8, 10, 3)))
 
@@ -347,21 +357,22 @@ def test_focal_loss_by_hand():
     )
 
 
-def test_perlin_noise_is_smooth_bounded_and_zero_on_its_lattice(rng):
-    key = jax.random.key(int(rng.integers(1000)))
-    noise = np.asarray(simulate.perlin(key, size=(64, 48), max_power=2))
+def test_perlin_noise_is_smooth_and_bounded():
+    draw = jax.jit(jax.vmap(lambda k: simulate.perlin(k, size=(64, 48), max_power=2)))
+    noise = np.asarray(draw(jax.random.split(jax.random.key(0), 20)))
     assert np.abs(noise).max() <= 1
     assert noise.std() > 0.1
+    assert abs(noise.mean()) < 0.1
     # At most 4 cells on 48 pixels: the slope of a cell is below 4 / 48 * 2 * sqrt(2).
-    assert np.abs(np.diff(noise, axis=1)).max() < 0.25
+    assert np.abs(np.diff(noise, axis=2)).max() < 0.25
     with pytest.raises(ValueError, match="max_power"):
-        simulate.perlin(key, size=(8, 8), max_power=-1)
+        simulate.perlin(jax.random.key(0), size=(8, 8), max_power=-1)
 
 
 def test_an_anomaly_changes_the_image_inside_its_mask_only():
     images = jnp.asarray(pictures(np.random.default_rng(0), 2), jnp.float32) / 255
     keys = jax.random.split(jax.random.key(3), 40)
-    make = jax.vmap(lambda key: simulate.anomaly(key, images[0], images[1]))
+    make = jax.jit(jax.vmap(lambda key: simulate.anomaly(key, images[0], images[1])))
     given, masks = (np.asarray(x) for x in make(keys))
     there = masks.any(axis=(1, 2))
     assert 8 <= there.sum() <= 32  # 20 of 40 expected, four standard deviations.
@@ -378,7 +389,7 @@ def test_an_anomaly_changes_the_image_inside_its_mask_only():
 def test_textures_stay_in_range_and_differ():
     image = jnp.asarray(pictures(np.random.default_rng(0), 1)[0], jnp.float32) / 255
     keys = jax.random.split(jax.random.key(0), 8)
-    found = jax.vmap(lambda key: simulate.texture(key, image))(keys)
+    found = jax.jit(jax.vmap(lambda key: simulate.texture(key, image)))(keys)
     assert float(found.min()) >= 0
     assert float(found.max()) <= 1
     assert float(jnp.min(jnp.std(found, axis=0))) > 0

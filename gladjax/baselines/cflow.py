@@ -220,17 +220,9 @@ def _fit_layer(
     mean = jnp.mean(used, axis=0)
     deviation = jnp.std(used, axis=0) + jnp.asarray(1e-6, x.dtype)
     code = jnp.asarray(flows.encode((h, w), settings.num_code), x.dtype)
-    keys = jax.random.split(order_key, settings.num_blocks)
-    order = jax.vmap(lambda key: jax.random.permutation(key, d))(keys)
-
-    def loss(blocks: flows.Blocks, data: tuple[Array, ...], key: PRNGKeyArray) -> Array:
-        flat, cells, codes = data
-        at = jax.random.randint(key, (settings.batch_size,), 0, cells.shape[0])
-        rows = cells[at]
-        batch = (flat[rows] - mean[None]) / deviation[None]
-        z, log_det = flows.transform(blocks, order, batch, codes[rows % (h * w)])
-        return -jnp.mean(jax.nn.log_sigmoid((flows.normal_log_prob(z) + log_det) / d))
-
+    shuffle = training.generator(order_key)
+    order = np.stack([shuffle.permutation(d) for _ in range(settings.num_blocks)])
+    order = jnp.asarray(order)
     blocks, losses = training.minimize(
         loop,
         flows.init(
@@ -240,13 +232,34 @@ def _fit_layer(
             num_blocks=settings.num_blocks,
             num_code=settings.num_code,
         ),
-        (flat, cells, code.reshape(h * w, -1)),
-        loss=loss,
+        (flat, cells, code.reshape(h * w, -1), order, mean, deviation),
+        loss=_loss,
+        settings=settings,
         num_steps=settings.num_steps,
         learning_rate=settings.learning_rate,
     )
     best = jnp.zeros((), x.dtype)
     flow = Flow(blocks, order, mean, deviation, code, best, jnp.asarray(losses))
-    found = jax.jit(lambda f, x: jax.lax.map(lambda one: log_prob(f, one), x))(flow, x)
-    best = jnp.max(jnp.where(jnp.asarray(inside), found, -jnp.inf))
+    best = jnp.max(jnp.where(jnp.asarray(inside), _log_probs(flow, x), -jnp.inf))
     return dataclasses.replace(flow, best=best)
+
+
+@jax.jit
+def _log_probs(flow: Flow, x: Float[Array, "m h w d"]) -> Float[Array, "m h w"]:
+    """Returns the log-likelihood per feature of each cell, image by image."""
+    return jax.lax.map(lambda one: log_prob(flow, one), x)
+
+
+def _loss(
+    blocks: flows.Blocks,
+    data: tuple[Array, ...],
+    key: PRNGKeyArray,
+    settings: Training,
+) -> Array:
+    """Returns the loss on cells drawn by the key."""
+    flat, cells, codes, order, mean, deviation = data
+    rows = cells[jax.random.randint(key, (settings.batch_size,), 0, cells.shape[0])]
+    x = (flat[rows] - mean[None]) / deviation[None]
+    z, log_det = flows.transform(blocks, order, x, codes[rows % codes.shape[0]])
+    log_prob = flows.normal_log_prob(z) + log_det
+    return -jnp.mean(jax.nn.log_sigmoid(log_prob / flat.shape[1]))

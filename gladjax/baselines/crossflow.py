@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gladjax.baselines import grids
+from gladjax.baselines import grids, training
 
 Maps = tuple[Array, ...]  # One (n, h, w, d) per scale.
 
@@ -127,11 +127,12 @@ def init(
       num_blocks: Number of blocks.
       num_hidden: Channels inside the subnetworks.
     """
-    keys = iter(jax.random.split(key, num_blocks * 2 * 5 * len(dims)))
+    rng = training.generator(key)
     hidden = num_hidden
 
     def weight(i: int, j: int) -> Array:
-        return jax.random.normal(next(keys), (3, 3, i, j), dtype) * (2 / (9 * i)) ** 0.5
+        drawn = rng.normal(size=(3, 3, i, j)) * (2 / (9 * i)) ** 0.5
+        return jnp.asarray(drawn, dtype)
 
     def net(given: Sequence[int], changed: Sequence[int]) -> dict[str, Any]:
         scales = range(len(dims))

@@ -122,30 +122,23 @@ def fit(
     training.optimizer(settings.num_steps, learning_rate=settings.learning_rate)
     masks = grids.coarsen(valid, features)
     maps = tuple(jnp.asarray(features[name]) for name in names)
-    m, dims = maps[0].shape[0], [x.shape[-1] for x in maps]
+    dims = [x.shape[-1] for x in maps]
     if min(dims) < 2:
         raise ValueError(f"every layer needs two features or more, got {dims}")
     inside = tuple(
         jnp.ones(x.shape[:3], bool) if masks is None else masks[name]
         for x, name in zip(maps, names, strict=True)
     )
+    if not all(bool(jnp.any(use)) for use in inside):
+        raise ValueError("valid leaves a layer without a cell")
     moments = [_moments(x, use) for x, use in zip(maps, inside, strict=True)]
     means, deviations = zip(*moments, strict=True)
     start, shuffle, loop = jax.random.split(key, 3)
+    rng = training.generator(shuffle)
     orders = tuple(
-        tuple(
-            jax.random.permutation(jax.random.fold_in(shuffle, 100 * b + i), d)
-            for i, d in enumerate(dims)
-        )
-        for b in range(settings.num_blocks)
+        tuple(jnp.asarray(rng.permutation(d)) for d in dims)
+        for _ in range(settings.num_blocks)
     )
-
-    def loss(blocks: tuple, data: tuple[Maps, Maps], key: PRNGKeyArray) -> Array:
-        rows = jax.random.randint(key, (settings.batch_size,), 0, m)
-        x, inside = jax.tree.map(lambda a: a[rows], data)
-        x = _standard(x, means, deviations, inside)
-        return -jnp.mean(_log_prob(*crossflow.transform(blocks, orders, x), inside))
-
     blocks, losses = training.minimize(
         loop,
         crossflow.init(
@@ -155,8 +148,9 @@ def fit(
             num_blocks=settings.num_blocks,
             num_hidden=settings.num_hidden,
         ),
-        (maps, inside),
-        loss=loss,
+        (maps, inside, orders, means, deviations),
+        loss=_loss,
+        settings=settings,
         num_steps=settings.num_steps,
         learning_rate=settings.learning_rate,
     )
@@ -200,12 +194,22 @@ def score(
     return jax.lax.map(one, {name: jnp.asarray(features[name]) for name in names})
 
 
+def _loss(blocks: tuple, data: tuple, key: PRNGKeyArray, settings: Training) -> Array:
+    """Returns the negative log-density of images drawn by the key."""
+    maps, inside, orders, means, deviations = data
+    rows = jax.random.randint(key, (settings.batch_size,), 0, maps[0].shape[0])
+    x, use = jax.tree.map(lambda a: a[rows], (maps, inside))
+    z, log_det = crossflow.transform(
+        blocks, orders, _standard(x, means, deviations, use)
+    )
+    return -jnp.mean(_log_prob(z, log_det, use))
+
+
+@jax.jit
 def _moments(x: Array, inside: Array) -> tuple[Array, Array]:
     """Returns mean and deviation of each channel over the cells marked."""
     use = inside[..., None]
     count = jnp.sum(inside).astype(x.dtype)
-    if not bool(count > 0):
-        raise ValueError("valid leaves a layer without a cell")
     mean = jnp.sum(jnp.where(use, x, 0), axis=(0, 1, 2)) / count
     e = jnp.where(use, x - mean[None, None, None], 0)
     variance = jnp.sum(e**2, axis=(0, 1, 2)) / count

@@ -125,29 +125,12 @@ def fit(
         unet.init(second, (6, 1), width=settings.widths[1], **options),
     )
 
-    def loss(params: tuple, data: tuple[Array, Array], key: PRNGKeyArray) -> Array:
-        rows_key, other_key, make_key = jax.random.split(key, 3)
-        count = settings.batch_size
-        rows = jax.random.randint(rows_key, (count,), 0, m)
-        others = jax.random.randint(other_key, (count,), 0, m)
-        images, inside = data[0][rows], data[1][rows]
-        keys = jax.random.split(make_key, count)
-        given, mask = jax.vmap(simulate.anomaly)(keys, images, data[0][others])
-        given = jnp.where(inside[..., None], given, 0)
-        repaired, logits = run(params, given)
-        use = inside.astype(images.dtype)
-        square = _mean(jnp.mean((repaired - images) ** 2, axis=-1), use)
-        return (
-            square
-            + _mean(1 - ssim(repaired, images), use)
-            + _mean(focal(logits, mask), use)
-        )
-
     params, losses = training.minimize(
         loop,
         params,
         (x, inside),
-        loss=loss,
+        loss=_loss,
+        settings=settings,
         num_steps=settings.num_steps,
         learning_rate=settings.learning_rate,
     )
@@ -244,6 +227,28 @@ def focal(
     """
     log_p = jax.nn.log_sigmoid(jnp.where(mask > 0, logits, -logits))
     return -((1 - jnp.exp(log_p)) ** 2) * log_p
+
+
+def _loss(
+    params: tuple, data: tuple[Array, Array], key: PRNGKeyArray, settings: Training
+) -> Array:
+    """Returns the loss on images and anomalies drawn by the key."""
+    rows_key, other_key, make_key = jax.random.split(key, 3)
+    count, m = settings.batch_size, data[0].shape[0]
+    rows = jax.random.randint(rows_key, (count,), 0, m)
+    others = jax.random.randint(other_key, (count,), 0, m)
+    images, inside = data[0][rows], data[1][rows]
+    keys = jax.random.split(make_key, count)
+    given, mask = jax.vmap(simulate.anomaly)(keys, images, data[0][others])
+    given = jnp.where(inside[..., None], given, 0)
+    repaired, logits = run(params, given)
+    use = inside.astype(images.dtype)
+    square = _mean(jnp.mean((repaired - images) ** 2, axis=-1), use)
+    return (
+        square
+        + _mean(1 - ssim(repaired, images), use)
+        + _mean(focal(logits, mask), use)
+    )
 
 
 def _mean(values: Array, use: Array) -> Array:

@@ -26,7 +26,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from gladjax.baselines import grids
+from gladjax.baselines import grids, training
 from gladjax.pytree import pytree
 
 CLAMP = 1.9  # Bound of the log scale of a block, as in the reference.
@@ -62,21 +62,16 @@ def init(
       num_code: Features of a code.
     """
     half = d // 2
-    first, second = jax.random.split(key)
+    rng = training.generator(key)
     b, i, j, k = num_blocks, half + num_code, 2 * d, 2 * (d - half)
     return Blocks(
-        hidden=jax.random.normal(first, (b, i, j), dtype) * (2 / i) ** 0.5,
+        hidden=jnp.asarray(rng.normal(size=(b, i, j)) * (2 / i) ** 0.5, dtype),
         hidden_bias=jnp.zeros((b, j), dtype),
-        out=jax.random.normal(second, (b, j, k), dtype) * 0.1 / j**0.5,
+        out=jnp.asarray(rng.normal(size=(b, j, k)) * 0.1 / j**0.5, dtype),
         out_bias=jnp.zeros((b, k), dtype),
         log_scale=jnp.zeros((b, d), dtype),
         shift=jnp.zeros((b, d), dtype),
     )
-
-
-def _affine(x: Array, weight: Array, bias: Array) -> Array:
-    """Returns ``x W + b``."""
-    return jnp.matmul(x, weight, precision=grids.HIGHEST) + bias[None]
 
 
 def normal_log_prob(z: Float[Array, "n d"]) -> Float[Array, " n"]:
@@ -139,3 +134,8 @@ def encode(size: grids.Size, num_code: int) -> Float[np.ndarray, "_h _w _p"]:
         wave = wave.reshape(*shape, num_code // 2)
         parts.append(np.broadcast_to(wave, (*size, num_code // 2)))
     return np.concatenate(parts, axis=-1)
+
+
+def _affine(x: Array, weight: Array, bias: Array) -> Array:
+    """Returns ``x W + b``."""
+    return jnp.matmul(x, weight, precision=grids.HIGHEST) + bias[None]

@@ -80,7 +80,7 @@ def nearest(
     def block(best: tuple[Array, Array], start: Array) -> tuple[tuple, None]:
         # The last block starts early; rows seen twice are masked by their number.
         first = jnp.minimum(start, b - chunk)
-        rows = first + jnp.arange(chunk)
+        rows = first + jnp.arange(chunk, dtype=jnp.int32)
         part = jax.lax.dynamic_slice_in_dim(c, first, chunk)
         offset = jax.lax.dynamic_slice_in_dim(norms, first, chunk)
         offset = jnp.where(rows >= start, offset, jnp.inf)
@@ -90,9 +90,9 @@ def nearest(
 
     start = (
         jnp.full((x.shape[0], k), jnp.inf, x.dtype),
-        jnp.zeros((x.shape[0], k), jnp.arange(1).dtype),
+        jnp.zeros((x.shape[0], k), jnp.int32),
     )
-    (gap, row), _ = jax.lax.scan(block, start, jnp.arange(0, b, chunk))
+    (gap, row), _ = jax.lax.scan(block, start, jnp.arange(0, b, chunk, dtype=jnp.int32))
     exact = [jnp.sum((queries - bank[row[:, j]]) ** 2, axis=1) for j in range(k)]
     exact = jnp.where(jnp.isinf(gap), jnp.inf, jnp.stack(exact, axis=1))
     order = jnp.argsort(exact, axis=1)
@@ -181,7 +181,7 @@ def coreset(
         raise ValueError("num_candidates and per_round must be positive")
     num_candidates = min(num_candidates, n)
     z = points - jnp.mean(points, axis=0, keepdims=True)
-    first = jax.random.randint(key, (), 0, n)
+    first = jax.random.randint(key, (), 0, n, jnp.int32)
     gap = jnp.sum((z - z[first][None]) ** 2, axis=1).at[first].set(-1)
     state = _Greedy(gap, jnp.full((num_centers,), first), jnp.asarray(1))
 
@@ -263,7 +263,7 @@ def _least(gap: Float[Array, "n c"], k: int) -> tuple[Array, Array]:
     _, ids = jax.lax.top_k(-jnp.min(groups, axis=2), kept)
     ids = jnp.sort(ids, axis=1)  # Ties go to the lowest column.
     few = jnp.take_along_axis(groups, ids[:, :, None], axis=1).reshape(n, -1)
-    columns = ids[:, :, None] * side + jnp.arange(side)[None, None]
+    columns = ids[:, :, None] * side + jnp.arange(side, dtype=jnp.int32)[None, None]
     least, at = jax.lax.top_k(-few, k)
     return -least, jnp.take_along_axis(columns.reshape(n, -1), at, axis=1)
 

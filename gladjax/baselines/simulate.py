@@ -59,10 +59,10 @@ def perlin(
     """
     if max_power < 0:
         raise ValueError(f"max_power must not be negative, got {max_power}")
-    powers, angles = jax.random.split(key)
-    cells = 2 ** jax.random.randint(powers, (2,), 0, max_power + 1)
     side = 2**max_power + 1
-    angle = jax.random.uniform(angles, (side, side), dtype, 0, 2 * math.pi)
+    u = jax.random.uniform(key, (side * side + 2,), dtype)
+    cells = 2 ** jnp.floor(u[:2] * (max_power + 1)).astype(int)
+    angle = u[2:].reshape(side, side) * (2 * math.pi)
     axes = []
     for length, count in zip(size, cells, strict=True):
         place = (jnp.arange(length, dtype=dtype) + 0.5) / length * count.astype(dtype)
@@ -89,26 +89,24 @@ def texture(key: PRNGKeyArray, image: Float[Array, "h w 3"]) -> Float[Array, "h 
       The texture in [0, 1].
     """
     h, w, _ = image.shape
-    keys = jax.random.split(key, 9)
-    shift = jax.random.randint(keys[0], (2,), 0, max(h, w))
-    image = jnp.roll(jnp.roll(image, shift[0], axis=0), shift[1], axis=1)
-    flips = jax.random.bernoulli(keys[1], shape=(3,))
-    image = jnp.where(flips[0], image[::-1], image)
-    image = jnp.where(flips[1], image[:, ::-1], image)
+    # One draw decides everything: each further one costs seconds of compilation.
+    u = jax.random.uniform(key, (82,), image.dtype)
+    rows, columns = jnp.floor(u[:2] * max(h, w)).astype(int)
+    image = jnp.roll(jnp.roll(image, rows, axis=0), columns, axis=1)
+    image = jnp.where(u[2] < 0.5, image[::-1], image)
+    image = jnp.where(u[3] < 0.5, image[:, ::-1], image)
     if h == w:
-        image = jnp.where(flips[2], image.swapaxes(0, 1), image)
+        image = jnp.where(u[4] < 0.5, image.swapaxes(0, 1), image)
     if h % 8 == 0 and w % 8 == 0:
         patches = image.reshape(8, h // 8, 8, w // 8, 3).swapaxes(1, 2)
-        order = jax.random.permutation(keys[2], 64)
+        order = jnp.argsort(u[18:])
         mixed = patches.reshape(64, h // 8, w // 8, 3)[order].reshape(patches.shape)
         mixed = mixed.swapaxes(1, 2).reshape(h, w, 3)
-        image = jnp.where(jax.random.bernoulli(keys[3]), mixed, image)
-    image = image[..., jax.random.permutation(keys[4], 3)]
-    invert, posterise = jax.random.bernoulli(keys[5], 0.3, shape=(2,))
-    image = jnp.where(invert, 1 - image, image)
-    image = jnp.where(posterise, jnp.round(image * 3) / 3, image)
-    gain = jax.random.uniform(keys[6], (1, 1, 3), image.dtype, 0.5, 1.5)
-    offset = jax.random.uniform(keys[7], (1, 1, 3), image.dtype, -0.3, 0.3)
+        image = jnp.where(u[5] < 0.5, mixed, image)
+    image = image[..., jnp.argsort(u[6:9])]
+    image = jnp.where(u[9] < 0.3, 1 - image, image)
+    image = jnp.where(u[10] < 0.3, jnp.round(image * 3) / 3, image)
+    gain, offset = 0.5 + u[11:14][None, None], 0.6 * u[14:17][None, None] - 0.3
     return jnp.clip((image - 0.5) * gain + 0.5 + offset, 0, 1)
 
 
@@ -132,13 +130,14 @@ def anomaly(
       is and a mask of zeros.
     """
     h, w, _ = image.shape
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 3)
     power = max(1, min(5, int(math.log2(min(h, w))) - 2))
     noise = perlin(keys[0], size=(h, w), max_power=power, dtype=image.dtype)
-    there = jax.random.bernoulli(keys[1], probability)
+    u = jax.random.uniform(keys[1], (2,), image.dtype)
+    there = u[0] < probability
     mask = jnp.where((noise > 0.35) & there, 1.0, 0.0).astype(image.dtype)
-    beta = jax.random.uniform(keys[2], (), image.dtype, 0.2, 1.0)
-    blend = (1 - beta) * image + beta * texture(keys[3], other)
+    beta = 0.2 + 0.8 * u[1]
+    blend = (1 - beta) * image + beta * texture(keys[2], other)
     return jnp.where(mask[..., None] > 0, blend, image), mask
 
 

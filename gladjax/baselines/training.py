@@ -10,7 +10,8 @@ Differs from the reference in: nothing, the module has none of its own.
 Reference: Kingma, Ba. "Adam: A Method for Stochastic Optimization". ICLR 2015.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -52,12 +53,26 @@ def optimizer(
     return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(schedule))
 
 
+def generator(key: PRNGKeyArray) -> np.random.Generator:
+    """Returns a NumPy generator seeded by a key, for draws made once, on the host.
+
+    Parameters drawn so need no compilation, one per shape, and are the same in float32
+    and float64.
+
+    Args:
+      key: The seed; it must not be used for anything else.
+    """
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key))
+
+
 def minimize(
     key: PRNGKeyArray,
     params: Params,
     data: Any,  # noqa: ANN401 - any pytree
     *,
-    loss: Callable[[Params, Any, PRNGKeyArray], Array],
+    loss: Callable[[Params, Any, PRNGKeyArray, Any], Array],
+    settings: Hashable = None,
     num_steps: int,
     learning_rate: float,
     max_norm: float = 1.0,
@@ -68,7 +83,9 @@ def minimize(
       key: Split into one key per step.
       params: Where to start.
       data: What the loss draws from; a pytree of arrays.
-      loss: Function of parameters, data and a key, returning a scalar.
+      loss: Function of parameters, data, a key and the settings, returning a scalar. A
+        function of a module compiles once for all fits of one shape.
+      settings: Handed to the loss, as a constant.
       num_steps: Number of steps.
       learning_rate: Largest rate.
       max_norm: Largest norm of the gradients.
@@ -81,7 +98,7 @@ def minimize(
       FloatingPointError: If the loss of the last step is not finite.
 
     Example:
-      >>> def loss(x, data, key):
+      >>> def loss(x, data, key, settings):
       ...     return jnp.sum((x - data) ** 2)
       >>> x, losses = minimize(
       ...     jax.random.key(0), jnp.zeros(2), jnp.ones(2),
@@ -90,22 +107,40 @@ def minimize(
       >>> print(jnp.round(x, 2).tolist(), losses.shape)
       [1.0, 1.0] (200,)
     """
-    transform = optimizer(num_steps, learning_rate=learning_rate, max_norm=max_norm)
-
-    @jax.jit
-    def step(params: Any, state: Any, data: Any, key: Array) -> tuple:  # noqa: ANN401
-        value, gradients = jax.value_and_grad(loss)(params, data, key)
-        # optax multiplies its integer count of steps with floats.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = transform.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, value
-
+    rates = num_steps, learning_rate, max_norm
     now: Any = params
-    state, losses = transform.init(now), []
+    state, losses = _transform(rates).init(now), []
     for one in jax.random.split(key, num_steps):
-        now, state, value = step(now, state, data, one)
+        now, state, value = _step(
+            now, state, data, one, loss=loss, settings=settings, rates=rates
+        )
         losses.append(value)
     found = np.asarray(jnp.stack(losses))
     if not np.isfinite(found[-1]):
         raise FloatingPointError("the loss is not finite; use a lower learning_rate")
     return now, found
+
+
+def _transform(rates: tuple[int, float, float]) -> optax.GradientTransformation:
+    """Returns the optimiser for a number of steps, a rate and a norm."""
+    num_steps, learning_rate, max_norm = rates
+    return optimizer(num_steps, learning_rate=learning_rate, max_norm=max_norm)
+
+
+@partial(jax.jit, static_argnames=("loss", "settings", "rates"))
+def _step(
+    params: Any,  # noqa: ANN401
+    state: Any,  # noqa: ANN401
+    data: Any,  # noqa: ANN401
+    key: PRNGKeyArray,
+    *,
+    loss: Callable[..., Array],
+    settings: Hashable,
+    rates: tuple[int, float, float],
+) -> tuple[Any, Any, Array]:
+    """Takes one step of Adam."""
+    value, gradients = jax.value_and_grad(loss)(params, data, key, settings)
+    # optax multiplies its integer count of steps with floats.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, state = _transform(rates).update(gradients, state, params)
+    return optax.apply_updates(params, updates), state, value

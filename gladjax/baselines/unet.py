@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gladjax.baselines import grids
+from gladjax.baselines import grids, training
 
 Params = dict[str, Any]
 
@@ -49,11 +49,11 @@ def init(
     Returns:
       A dictionary of arrays; `apply` recognises skips by their shapes.
     """
-    keys = iter(jax.random.split(key, 4 * depth + 5))
+    rng = training.generator(key)
 
     def conv(i: int, o: int) -> Params:
         scale = (2 / (9 * i)) ** 0.5
-        weight = jax.random.normal(next(keys), (3, 3, i, o), dtype) * scale
+        weight = jnp.asarray(rng.normal(size=(3, 3, i, o)) * scale, dtype)
         return {
             "weight": weight,
             "gain": jnp.ones(o, dtype),
