@@ -72,7 +72,7 @@ def render(source: np.ndarray, T: np.ndarray, side: int) -> tuple[Image, Image]:
     factor = min(grey.shape) / (1.3 * side)
     if factor > 1:
         grey = scipy.ndimage.gaussian_filter(grey, 0.5 * math.sqrt(factor**2 - 1))
-    rows, columns = grey.shape[:2]
+    rows, columns = len(grey), len(grey[0])
     offset = np.array([rows - side * factor, columns - side * factor]) / 2
     y, x = np.mgrid[:side, :side].astype(float)
 
@@ -85,7 +85,7 @@ def render(source: np.ndarray, T: np.ndarray, side: int) -> tuple[Image, Image]:
     return draw(np.eye(3)), draw(np.linalg.inv(T))
 
 
-def occlude(rng: np.random.Generator, image: Image, other: Image) -> Image:
+def occlude(rng: np.random.Generator, image: Image, other: np.ndarray) -> Image:
     """Returns an image with a tenth of its pixels covered by a square of another."""
     side = min(image.shape)
     size = round(side * math.sqrt(0.1))

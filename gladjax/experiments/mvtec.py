@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with files.atomic(options.output / "table.md", mode="w") as file:
             file.write(text + "\n")
     click.echo(text)
+    click.echo(f"peak memory {runner.peak_memory() / 2**30:.2f} GiB", err=True)
 
 
 def run(options: argparse.Namespace) -> list[Record]:

@@ -8,6 +8,7 @@ the same settings is not computed again.
 import argparse
 import contextlib
 import dataclasses
+import resource
 import statistics
 import sys
 import time
@@ -223,6 +224,12 @@ def sizes(fitted: Detector) -> Record:
             for m, w in arrays
         ),
     }
+
+
+def peak_memory() -> int:
+    """Returns the largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

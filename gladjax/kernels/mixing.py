@@ -9,6 +9,8 @@ The full costs are those of `gladjax.kernels.pairs`, one sample at a time. That 
 where a component's rows fit the cache; wide features are better grouped by component.
 """
 
+from typing import no_type_check
+
 import numba
 import numpy as np
 
@@ -18,6 +20,7 @@ from gladjax.kernels.search import extend
 
 
 @numba.njit(**SERIAL)
+@no_type_check
 def _full(x, mean, rows, variances, noise, e, y):
     """Returns the squared Mahalanobis distance of one sample to one component."""
     d = x.shape[0]
@@ -38,6 +41,7 @@ def _full(x, mean, rows, variances, noise, e, y):
 
 
 @numba.njit(**PARALLEL)
+@no_type_check
 def log_sum(
     features,
     y,

@@ -10,6 +10,8 @@ loses no digits, that is where at least a tenth of ``|e|^2`` is left; elsewhere 
 residual is formed, so that samples close to the span are as exact as the others.
 """
 
+from typing import no_type_check
+
 import numba
 import numpy as np
 
@@ -19,6 +21,7 @@ KEEP = 0.1  # Share of |e|^2 below which the residual is formed explicitly.
 
 
 @numba.njit(**SERIAL)
+@no_type_check
 def _project(e, m, rows, y):
     """Writes the products of ``m`` centred samples with all rows into ``y``."""
     d = e.shape[1]
@@ -49,6 +52,7 @@ def _project(e, m, rows, y):
 
 
 @numba.njit(**SERIAL)
+@no_type_check
 def outside(e, y, rows, variances):
     """Returns the squared length of what the rows leave of ``e``; spoils ``e``."""
     d = e.shape[0]
@@ -72,6 +76,7 @@ def outside(e, y, rows, variances):
 
 
 @numba.njit(**PARALLEL)
+@no_type_check
 def costs(
     features,
     index,

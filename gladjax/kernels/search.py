@@ -16,6 +16,8 @@ component, ``p = r (r + 1) / 2``; ``constants (k,)`` are added to the distance a
 infinite for dead components.
 """
 
+from typing import no_type_check
+
 import numba
 import numpy as np
 
@@ -23,6 +25,7 @@ from gladjax.kernels.flags import PARALLEL, SERIAL
 
 
 @numba.njit(**SERIAL)
+@no_type_check
 def _first_rows(
     y,
     stage_means,
@@ -46,6 +49,7 @@ def _first_rows(
 
 
 @numba.njit(**SERIAL)
+@no_type_check
 def extend(y, mean, rows, e, first, total, limit):
     """Adds rows from ``first`` on until the sum passes ``limit``; returns the sum."""
     r = y.shape[0]
@@ -65,6 +69,7 @@ def extend(y, mean, rows, e, first, total, limit):
 
 
 @numba.njit(**PARALLEL)
+@no_type_check
 def within(
     y,
     stage_means,
@@ -132,6 +137,7 @@ def within(
 
 
 @numba.njit(**PARALLEL)
+@no_type_check
 def local_nearest(y, place, starts, ids, addends, means, rows, chunk):
     """Finds, among the components of its place, the one of least bound.
 
@@ -166,6 +172,7 @@ def local_nearest(y, place, starts, ids, addends, means, rows, chunk):
 
 
 @numba.njit(**PARALLEL)
+@no_type_check
 def local_within(
     y, place, starts, ids, addends, means, rows, threshold, skip, capacity, chunk
 ):

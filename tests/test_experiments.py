@@ -1,0 +1,118 @@
+"""The experiments end to end on a small synthetic category."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gladjax import datasets
+from gladjax.experiments import elpv, mvtec, runner
+
+TIMES = {"fit_seconds", "fit_stages", "seconds_per_image"}
+SMALL = ["--num-components", "6", "--max-steps", "3"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A synthetic category in the MVTec layout."""
+    folder = tmp_path_factory.mktemp("data")
+    datasets.write_synthetic(
+        folder, category="plate", num_train=8, num_good=3, num_bad=1, size=64
+    )
+    return folder
+
+
+def run(root, output, *more):
+    """Runs the MVTec experiment and returns its records."""
+    arguments = ["--data-root", root, "--categories", "plate", "--output", output]
+    mvtec.main([str(a) for a in arguments] + [*SMALL, *more])
+    return json.loads((output / "results.json").read_text())
+
+
+def untimed(records):
+    """Returns records without what a clock measured."""
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in records]
+
+
+def test_same_seed_gives_the_same_results_and_everything_is_written(
+    root, tmp_path, capsys
+):
+    first = run(root, tmp_path / "a", "--heat-maps")
+    second = run(root, tmp_path / "b")
+    assert untimed(first) == untimed(second)
+    (record,) = first
+    assert set(record["num_components"]) == {"layer1", "layer2", "layer3"}
+    assert set(record["seconds_per_image"]) == {"read", "align", "features", "score"}
+    for name in ("image_auroc", "pixel_auroc", "aupro"):
+        assert 0 <= record[name] <= 1
+    assert record["image_auroc"] > 0.7
+    assert record["settings"]["num_components"] == 6
+    pictures = list((tmp_path / "a" / "heat_maps").rglob("*.png"))
+    assert len(pictures) == record["num_test"]
+    table = (tmp_path / "a" / "table.md").read_text()
+    assert "efficientnet_lite0" in table
+    assert "wide_resnet50_2" in table
+    assert table.strip() in capsys.readouterr().out
+
+
+def test_a_finished_row_is_not_run_again(root, tmp_path, monkeypatch):
+    first = run(root, tmp_path)
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("the row was run again")
+
+    monkeypatch.setattr(runner, "glad", refuse)
+    assert run(root, tmp_path) == first
+
+
+def test_other_settings_are_another_row(root, tmp_path):
+    first = run(root, tmp_path)
+    both = run(root, tmp_path, "--radius", "0")
+    assert len(both) == len(first) + 1
+    assert both[0] == first[0]
+
+
+def test_refusals_name_what_is_wrong(root, tmp_path):
+    with pytest.raises(SystemExit, match="screw"):
+        mvtec.main(["--data-root", str(root), "--categories", "screw", "--output", "x"])
+    bad = root / "plate" / "train" / "good" / "broken.png"
+    bad.write_bytes(b"no image")
+    try:
+        with pytest.raises(SystemExit, match=r"broken\.png"):
+            run(root, tmp_path)
+        assert not (tmp_path / "results.json").exists()
+    finally:
+        bad.unlink()
+
+
+def test_the_table_has_mean_and_spread(root):
+    row = {
+        "category": "plate",
+        "backbone": "b",
+        "image_auroc": 0.9,
+        "pixel_auroc": None,
+        "aupro": None,
+        "num_components": {"layer1": 2},
+        "active_per_position": {"layer1": 1.5},
+        "fit_seconds": 1.0,
+        "seconds_per_image": {"read": 0.1},
+    }
+    text = mvtec.summary([row, {**row, "image_auroc": 1.0}])
+    assert "95.00 ± 7.07" in text
+    assert elpv.__doc__.startswith("GLAD on ELPV")
+
+
+def test_heat_maps_stand_over_the_defect(root, tmp_path):
+    from gladjax import backbone
+    from gladjax.detector import Settings
+
+    network = backbone.load("efficientnet_lite0")
+    settings = Settings(num_components=6, max_steps=3)
+    dataset = datasets.mvtec(root, "plate")
+    _, _, result = runner.glad(dataset, network, seed=0, settings=settings)
+    found = result.labels == 1
+    inside = [
+        heat[mask].mean() > np.median(heat)
+        for heat, mask in zip(result.heat_maps[found], result.masks[found], strict=True)
+    ]
+    assert np.mean(inside) > 0.5
