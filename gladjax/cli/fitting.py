@@ -191,10 +191,7 @@ def readable(
 def _mask(path: Path | None, network: Backbone) -> np.ndarray | None:
     if path is None:
         return None
-    mask = np.asarray(masks.from_file(path, network.image_size))
-    if not mask.any():
-        raise ValueError(f"{path}: the mask is black; paint white what counts")
-    return mask
+    return np.asarray(masks.from_file(path, network.image_size))
 
 
 def _motion(

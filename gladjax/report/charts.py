@@ -18,7 +18,8 @@ WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
 NORMAL, ANOMALOUS, NEUTRAL, MARK = "#4477aa", "#cc3311", "#777777", "#111111"
 
-Range = tuple[float, float]
+Number = int | float
+Range = tuple[Number, Number]
 Vector = Float[np.ndarray, " _n"]
 
 
@@ -30,7 +31,7 @@ class _Frame:
         self._parts: list[str] = []
         self._axes(labels)
 
-    def place(self, x: float, y: float) -> tuple[float, float]:
+    def place(self, x: Number, y: Number) -> tuple[float, float]:
         across = (x - self._x[0]) / (self._x[1] - self._x[0])
         up = (y - self._y[0]) / (self._y[1] - self._y[0])
         return (
@@ -57,7 +58,7 @@ class _Frame:
             f'stroke-width="1.6"{dash}/>'
         )
 
-    def text(self, x: float, y: float, words: str, *, anchor: str = "start") -> None:
+    def text(self, x: Number, y: Number, words: str, *, anchor: str = "start") -> None:
         self._parts.append(
             f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
             f"{html.escape(words)}</text>"
@@ -94,7 +95,7 @@ class _Frame:
         ) + "</svg>"
 
 
-def _open(span: Range) -> Range:
+def _open(span: Range) -> tuple[float, float]:
     """Returns a range that is not empty."""
     low, high = float(span[0]), float(span[1])
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -131,25 +132,25 @@ def histogram(
       threshold: A vertical line; none if it is None.
       bins: Number of bins.
     """
-    finite = [v[np.isfinite(v)] for v in groups.values()]
+    finite = [np.asarray(v)[np.isfinite(v)] for v in groups.values()]
     every = np.concatenate([*finite, [threshold] if threshold is not None else []])
     low, high = _open((every.min(), every.max()) if every.size else (0.0, 1.0))
     edges = np.linspace(low, high, bins + 1)
     counts = [np.histogram(v, edges)[0] for v in finite]
     top = max([1, *(int(c.max()) for c in counts if c.size)])
-    frame = _Frame((low, high), (0, top * 1.05), ("score", "images"))
+    frame = _Frame((low, high), (0.0, top * 1.05), ("score", "images"))
     colours = (NORMAL, ANOMALOUS, NEUTRAL)
     for count, colour in zip(counts, colours, strict=False):
         for number, left, right in zip(count, edges[:-1], edges[1:], strict=True):
             if number:
-                frame.rectangle((left, right), (0, int(number)), colour, 0.6)
+                frame.rectangle((left, right), (0.0, float(number)), colour, 0.6)
     legend = [
         (f"{name} ({len(v)})", colour)
         for (name, v), colour in zip(groups.items(), colours, strict=False)
     ]
     if threshold is not None:
         ends = np.array([threshold, threshold], np.float64)
-        frame.line(ends, np.array([0, top * 1.05]), MARK, dashed=True)
+        frame.line(ends, np.array([0.0, top * 1.05]), MARK, dashed=True)
         legend.append((f"threshold {threshold:.4g}", MARK))
     frame.legend(legend)
     return frame.svg("histogram of scores")
@@ -163,7 +164,9 @@ def roc(false: Vector, true: Vector, area: float) -> str:
       true: True-positive rates.
       area: The area under the curve.
     """
-    frame = _Frame((0, 1), (0, 1), ("false-positive rate", "true-positive rate"))
+    frame = _Frame(
+        (0.0, 1.0), (0.0, 1.0), ("false-positive rate", "true-positive rate")
+    )
     frame.line(np.array([0.0, 1.0]), np.array([0.0, 1.0]), NEUTRAL, dashed=True)
     frame.line(np.asarray(false), np.asarray(true), ANOMALOUS)
     frame.text(WIDTH - 190, HEIGHT - BOTTOM - 20, f"image AUROC {area:.4f}")
@@ -180,7 +183,7 @@ def decay(weights: Mapping[str, Vector]) -> str:
     most = max((len(v) for v in falling.values()), default=1)
     logs = {name: np.log10(np.maximum(v, 1e-12)) for name, v in falling.items()}
     low = min((float(v.min()) for v in logs.values() if v.size), default=-1.0)
-    frame = _Frame((0, most), (low, 0), ("component", "log10 of its weight"))
+    frame = _Frame((0.0, float(most)), (low, 0.0), ("component", "log10 of its weight"))
     colours = (NORMAL, ANOMALOUS, "#228833", "#aa3377", NEUTRAL)
     legend = []
     for i, (name, values) in enumerate(logs.items()):
