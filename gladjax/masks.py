@@ -110,7 +110,7 @@ def _overlaps(side: int, cells: int) -> np.ndarray:
 
 
 def from_file(
-    path: str | pathlib.Path, shape: tuple[int, int] | None = None
+    path: str | pathlib.Path, *, shape: tuple[int, int] | None = None
 ) -> Bool[Array, "h w"]:
     """Returns a mask from an image file: pixels brighter than half count.
 
@@ -182,7 +182,7 @@ def automatic(
     mask = _dilated(_opened(outside), reach)
     share = jnp.mean(outside.astype(jnp.float32))
     ring = ~margin((h, w), fraction=1 / 16)
-    strange = jnp.sum(far & ring) > 0.3 * jnp.sum(ring)
+    strange = 10 * jnp.sum(far & ring) > 3 * jnp.sum(ring)
     sensible = (share >= bounds[0]) & (share <= bounds[1]) & ~strange
     return jnp.where(sensible, mask, jnp.ones_like(mask))
 

@@ -40,7 +40,7 @@ def one_step(reference, image, T, *, motion, error, gradient, border, scale):
         jnp.asarray(jnp.inf, dtype),
         jnp.asarray(0, jnp.int32),
     )
-    after = inverse_compositional.step(
+    after = inverse_compositional.advance(
         level,
         pyramid.smooth(jnp.asarray(image), scheme),
         progress,

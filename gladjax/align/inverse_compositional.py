@@ -157,7 +157,7 @@ def residuals(
     return jnp.where(inside, difference, 0), inside
 
 
-def step(
+def advance(
     level: Level,
     image: Image,
     progress: Progress,
@@ -242,7 +242,7 @@ def refine(
       motion: A key of `transform.MOTIONS`.
       error: The error function.
       border: As for `residuals`.
-      schedule: As for `step`.
+      schedule: As for `advance`.
       stop: Most iterations, and the movement in pixels of the level that ends the
         loop.
 
@@ -255,7 +255,7 @@ def refine(
         return (state.iteration - first < stop[0]) & (state.movement > stop[1])
 
     def body(state: Progress) -> Progress:
-        return step(
+        return advance(
             level,
             image,
             state,

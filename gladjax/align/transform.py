@@ -204,7 +204,7 @@ def apply(transform: Matrix, points: Float[Array, "n 2"]) -> Float[Array, "n 2"]
 
 def euclidean(
     angle: float | Float[Array, ""],
-    shift: tuple[float, float] | Float[Array, "2"] = (0.0, 0.0),
+    shift: tuple[float, float] | Float[Array, "2"],
     *,
     shape: tuple[int, ...],
 ) -> Matrix:
@@ -219,7 +219,7 @@ def euclidean(
       The motion.
 
     Example:
-      >>> T = euclidean(jnp.pi / 2, shape=(3, 3))
+      >>> T = euclidean(jnp.pi / 2, (0.0, 0.0), shape=(3, 3))
       >>> print(apply(T, jnp.array([[2.0, 1.0]])).round(3))
       [[1. 2.]]
     """

@@ -27,9 +27,7 @@ Size = tuple[int, int]
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def select(
-    features: FeatureMaps, layers: Sequence[str] | None = None
-) -> tuple[str, ...]:
+def select(features: FeatureMaps, layers: Sequence[str] | None) -> tuple[str, ...]:
     """Returns the names of the layers to use, finest grid first, after checks.
 
     Args:

@@ -191,7 +191,7 @@ def readable(
 def _mask(path: Path | None, network: Backbone) -> np.ndarray | None:
     if path is None:
         return None
-    return np.asarray(masks.from_file(path, network.image_size))
+    return np.asarray(masks.from_file(path, shape=network.image_size))
 
 
 def _motion(

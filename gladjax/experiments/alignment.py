@@ -169,7 +169,7 @@ def _record(
 
 
 def load(
-    folder: pathlib.Path, number: int | None = None, side: int = 256
+    folder: pathlib.Path, *, number: int | None = None, side: int = 256
 ) -> np.ndarray:
     """Returns images of a folder, in order, resized to a square.
 
@@ -279,7 +279,7 @@ def main(
             )
         )
     if data_root is not None:
-        screws = load(data_root / "screw" / "train" / "good", num_screws)
+        screws = load(data_root / "screw" / "train" / "good", number=num_screws)
         results["any_rotation"] = any_rotation(screws)
         click.echo(json.dumps(results["any_rotation"]))
         results["misplaced"] = misplaced(data_root / "transistor")
