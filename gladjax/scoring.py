@@ -9,9 +9,9 @@ brought to the finest grid and added. The score of an image is minus the 0.5 % q
 of the sum inside the mask.
 
 A logarithm of a sum needs only the terms near the largest one: components more than
-`RANGE` above the least cost (20 nats) are left out, with an error below ``k e^-20``.
-The bounds of `gladjax.assign` find those that remain; on a CPU this runs in compiled
-kernels, inside a trace or on an accelerator every component is computed.
+`RANGE` above the least cost (20 nats, in float64 40) are left out, with an error below
+``k e^-20``. The bounds of `gladjax.assign` find those that remain; on a CPU this runs
+in compiled kernels, inside a trace or on an accelerator every component is computed.
 
 Notation: ``h w`` the map, ``d`` features, ``k`` components, ``q`` the quantile.
 
@@ -37,7 +37,8 @@ from gladjax.kernels import mixing
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.weights import LocalWeights
 
-RANGE = 40.0  # In units of cost: twice the nats.
+# Costs (twice the nats) above the least one at which a component is left out.
+RANGE = {np.dtype(np.float32): 40.0, np.dtype(np.float64): 80.0}
 NARROW = 160  # Up to this many features full costs are computed position by position.
 
 
@@ -121,7 +122,7 @@ def _sparse_map(
             mixture.offsets,
             mixture.ranks,
             mixture.noise,
-            RANGE,
+            RANGE[y.dtype],
             assign.RAISE[y.dtype],
             32,
         )
@@ -144,7 +145,7 @@ def _sparse_map(
         y,
         place,
         active,
-        least + np.asarray(RANGE, least.dtype),
+        least + np.asarray(RANGE[least.dtype], least.dtype),
         skip=local.components[first],
     )
     owner = np.concatenate([place, owner])

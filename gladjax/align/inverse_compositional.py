@@ -35,7 +35,7 @@ from jaxtyping import Bool, Float, Int
 
 from gladjax.align import pyramid, robust, sampling, transform
 
-__all__ = ["Level", "Progress", "prepare", "refine", "residuals", "step"]
+__all__ = ["Level", "Progress", "advance", "prepare", "refine", "residuals"]
 
 Scalar = Float[Array, ""]
 Matrix = Float[Array, "3 3"]

@@ -49,18 +49,26 @@ class Bounds(NamedTuple):
     ids: np.ndarray
 
 
-def principal_axes(features: np.ndarray, *, limit: int = 4096) -> np.ndarray:
+def principal_axes(
+    features: np.ndarray, *, valid: np.ndarray | None = None, limit: int = 4096
+) -> np.ndarray:
     """Returns the directions of largest variance of a regular subsample.
 
     Args:
       features: Samples, ``(n, d)``.
+      valid: Samples that count, ``(n,)``; all by default.
       limit: Samples to look at, at most.
 
     Returns:
       ``(d, d)`` orthonormal columns, float64, in falling order of variance.
     """
-    every = max(1, -(-len(features) // limit))
-    sample = np.asarray(features[::every], np.float64)
+    if valid is None:
+        every = max(1, -(-len(features) // limit))
+        sample = np.asarray(features[::every], np.float64)
+    else:
+        index = np.flatnonzero(valid)
+        every = max(1, -(-len(index) // limit))
+        sample = np.asarray(features[index[::every]], np.float64)
     centred = sample - sample.mean(axis=0)
     return np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
 

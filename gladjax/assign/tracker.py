@@ -32,7 +32,7 @@ class Tracker:
         """Chooses the leading coordinates and keeps a reference to the samples."""
         self._features = features
         self._used = np.flatnonzero(valid)
-        self._basis = principal_axes(features)
+        self._basis = principal_axes(features, valid=valid)
         self._marginals: Bounds | None = None
         self._cost: np.ndarray | None = None
         self._constants = np.zeros(0)

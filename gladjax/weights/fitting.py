@@ -161,7 +161,7 @@ class _Race:
         self._mixture, self._samples = mixture, samples
         self._used, self._place = np.flatnonzero(used), place[used]
         self._range = 2 * math.log(max(most, 1)) + 1e-3
-        marginals = assign.bounds(mixture, assign.principal_axes(samples))
+        marginals = assign.bounds(mixture, assign.principal_axes(samples, valid=used))
         alive = np.isfinite(mixture.log_weights)
         plain = np.where(alive, mixture.log_dets, np.inf).astype(mixture.means.dtype)
         self._plain = marginals._replace(constants=plain)
