@@ -17,6 +17,7 @@ Reference: Padfield. "Masked Object Registration in the Fourier Domain". IEEE Tr
 Image Processing 21(5), 2012, Eqs. 12 to 14, with a mask on one side.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -184,6 +185,9 @@ def _motion(
     return transform.euclidean(theta, centre - middle, shape=shape)
 
 
+@functools.partial(
+    jax.jit, static_argnames=("num_angles", "num_starts", "max_shift", "max_side")
+)
 def coarse_search(
     reference: Num[AnyArray, "h w *c"],
     image: Num[AnyArray, "_h _w *c"],

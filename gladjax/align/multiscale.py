@@ -6,13 +6,14 @@ The reference is prepared once (`prepare`); each image then runs through the lev
 Notation: as in `inverse_compositional`; level 0 is the finest.
 
 Differs from the reference in: (1) the outcome is judged, and a failure is the identity;
-(2) of many starts the one of least robust error wins, ties go to the least motion.
+(2) of many starts the one of least robust error wins, ties go to the least motion; (3)
+coarse levels stop at a fiftieth of their pixel, the tolerance is for the finest; (4) a
+motion below a ten-thousandth of a pixel is none.
 
 Reference: Briand, Facciolo, Sanchez. "Improvements of the Inverse Compositional
 Algorithm for Parametric Motion Estimation". IPOL 8, 2018, algorithm 4.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -71,23 +72,43 @@ def prepare(reference: Array, mask: Array, plan: Plan) -> Prepared:
     return Prepared(levels, turned, textured)
 
 
-def _objective(
+class _Errors(NamedTuple):
+    """How well one motion explains an image, on one level."""
+
+    robust: Array
+    residual: Array
+    overlap: Array
+
+
+def _errors(
     prepared: Prepared,
     images: list[Array],
-    excess: Array,
-    scale: Array,
-    *,
+    excesses: Array,
     plan: Plan,
+    *,
     i: int,
-) -> tuple[Array, Array, Array]:
-    """Returns the mean robust error, the mean absolute difference, and the overlap."""
-    level, border = prepared.levels[i], plan.options.border_at(i)
-    D, inside = inverse_compositional.residuals(level, images[i], excess, border=border)
-    count = jnp.maximum(jnp.sum(inside.astype(D.dtype)), 1)
-    errors = jnp.where(inside, plan.error(jnp.square(D), scale), 0)
+    scale: float | None = None,
+) -> _Errors:
+    """Returns the errors of several motions; they share one scale.
+
+    Without a scale, it is what the loop would use for the first motion.
+    """
+    level, border, options = prepared.levels[i], plan.options.border_at(i), plan.options
+    differences = jax.vmap(
+        lambda U: inverse_compositional.residuals(level, images[i], U, border=border)
+    )
+    D, inside = differences(excesses)
+    number = jnp.sum(inside.astype(D.dtype), axis=1)
+    count = jnp.maximum(number, 1)
+    residual = jnp.sum(jnp.abs(D), axis=1) / count
+    if scale is None:
+        shared = jnp.maximum(options.scale_spread * residual[0], options.scale_end)
+    else:
+        shared = jnp.asarray(scale, D.dtype)
+    rho = plan.error(jnp.square(D).ravel(), shared).reshape(D.shape)
+    robust = jnp.sum(jnp.where(inside, rho, 0), axis=1) / count
     counted = jnp.maximum(jnp.sum(level.counted.astype(D.dtype)), 1)
-    share = jnp.sum(inside.astype(D.dtype)) / counted
-    return jnp.sum(errors) / count, jnp.sum(jnp.abs(D)) / count, share
+    return _Errors(robust, residual, number / counted)
 
 
 def _refine(
@@ -103,7 +124,7 @@ def _refine(
         error=plan.error,
         border=options.border_at(i),
         schedule=plan.schedule,
-        stop=(options.max_steps, options.tolerance),
+        stop=(options.max_steps, options.tolerance if i == 0 else 0.02),
     )
 
 
@@ -135,15 +156,28 @@ def _best_start(
         max_shift=options.max_shift,
     )
     to_unit, from_unit = plan.frames(greys[0].dtype, i)
-    identity = jnp.eye(3, dtype=greys[0].dtype)
-    excesses = jnp.matmul(to_unit, jnp.matmul(motions, from_unit)) - identity
+    changed = jnp.einsum(
+        "ab,kbc,cd->kad", to_unit, motions, from_unit, precision="highest"
+    )
+    excesses = changed - jnp.eye(3, dtype=changed.dtype)[None]
     excesses = jnp.concatenate([excesses, jnp.zeros_like(excesses[:1])])
     starts = jax.vmap(lambda excess: _start(excess, options))(excesses)
     progress, scores = _refine_all(prepared, images, starts, plan, i)
     motion = jax.vmap(lambda excess: _corner_motion(excess, plan))(progress.excess)
-    tied = scores <= (1 + options.tie) * jnp.min(scores)
-    best = jnp.argmin(jnp.where(tied, motion, jnp.inf))
+    best = jnp.argmin(jnp.where(_tied(scores, plan), motion, jnp.inf))
     return jax.tree.map(lambda leaf: leaf[best], progress)
+
+
+def _tied(scores: Array, plan: Plan) -> Array:
+    """Returns which starts are as good as the best, within ``tie``.
+
+    Errors are compared as differences of grey levels, by their square roots.
+    """
+    fraction, levels = plan.options.tie
+    scale = jnp.asarray(plan.options.search_scale, scores.dtype)
+    none, least = plan.error(jnp.asarray([0.0, levels**2], scores.dtype), scale)
+    size = jnp.sqrt(jnp.maximum(scores - none, 0))
+    return size <= (1 + fraction) * jnp.min(size) + jnp.sqrt(least - none)
 
 
 def _best_slide(
@@ -178,13 +212,11 @@ def _refine_all(
     """Returns all starts refined on level ``i`` and their robust errors."""
     options = plan.options
 
-    def one(start: Progress) -> tuple[Progress, Array]:
-        progress = _refine(prepared, images, start, plan, i)
-        scale = jnp.asarray(options.search_scale, progress.scale.dtype)
-        found = _objective(prepared, images, progress.excess, scale, plan=plan, i=i)
-        return progress, jnp.where(found[2] >= options.min_overlap, found[0], jnp.inf)
-
-    return jax.vmap(one)(starts)
+    found = jax.vmap(lambda start: _refine(prepared, images, start, plan, i))(starts)
+    scale = options.search_scale
+    errors = _errors(prepared, images, found.excess, plan, i=i, scale=scale)
+    enough = errors.overlap >= options.min_overlap
+    return found, jnp.where(enough, errors.robust, jnp.inf)
 
 
 def _corner_motion(excess: Array, plan: Plan) -> Array:
@@ -225,27 +257,23 @@ def align(prepared: Prepared, image: Array, plan: Plan) -> tuple[Array, AlignInf
             progress = _best_slide(prepared, images, progress, plan, i)
         else:
             progress = _refine(prepared, images, progress, plan, i)
-    judge = functools.partial(_objective, prepared, images, plan=plan, i=0)
-    scale = jnp.asarray(options.scale_end, grey.dtype)
-    scale = jnp.maximum(scale, options.scale_spread * judge(none, scale)[1])
-    before, residual_before, _ = judge(none, scale)
-    after, residual, overlap = judge(progress.excess, scale)
-    implausible = _extreme(progress.excess, plan)
+    still = _corner_motion(progress.excess, plan) < 1e-4
+    moved = jnp.where(still, none, progress.excess)
+    errors = _errors(prepared, images, jnp.stack([none, moved]), plan, i=0)
     success = finite & prepared.textured & (jnp.ptp(grey) > 1e-3)
-    success &= (after <= before * (1 + 1e-6)) & (overlap >= options.min_overlap)
-    excess = jnp.where(success, progress.excess, none)
+    success &= errors.robust[1] <= errors.robust[0]
+    success &= errors.overlap[1] >= options.min_overlap
+    excess = jnp.where(success, moved, none)
     info = AlignInfo(
         iterations=progress.iteration,
-        residual=jnp.where(success, residual, residual_before),
-        residual_before=residual_before,
-        overlap=overlap,
+        residual=jnp.where(success, errors.residual[1], errors.residual[0]),
+        residual_before=errors.residual[0],
+        overlap=errors.overlap[1],
         displacement=_corner_motion(excess, plan),
         success=success,
-        implausible=implausible,
+        implausible=_extreme(moved, plan),
     )
     to_unit, from_unit = plan.frames(grey.dtype, 0)
-    moved = jnp.matmul(
-        from_unit, jnp.matmul(excess, to_unit, precision="highest"), precision="highest"
-    )
-    T = jnp.eye(3, dtype=grey.dtype) + moved
+    change = jnp.einsum("ab,bc,cd->ad", from_unit, excess, to_unit, precision="highest")
+    T = jnp.eye(3, dtype=grey.dtype) + change
     return T / T[2, 2], info

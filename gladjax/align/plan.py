@@ -60,7 +60,8 @@ class Options:
 
     Attributes:
       max_steps: Most iterations on one level.
-      tolerance: Movement of a corner, in pixels, that ends a level.
+      tolerance: Movement of a corner, in pixels, that ends the finest level; coarser
+        levels end at a fiftieth of their pixel.
       border: Pixels along the borders that do not count on the finest level; coarser
         levels halve it, down to 2.
       min_side: The coarsest level has at least this shorter side.
@@ -78,7 +79,8 @@ class Options:
       max_shift: Its largest shift, as a fraction of the longer side.
       num_starts: Starts that are refined; the identity is one more.
       search_scale: Scale of the error function that compares the starts.
-      tie: Starts whose robust error is larger by no more than this fraction are tied.
+      tie: Starts whose error is larger by no more than this fraction and so many grey
+        levels are tied.
       slide: After the coarse search, so many shifts of one pixel either way along the
         direction that the reference determines least are refined, too; 0 for none.
     """
@@ -99,7 +101,7 @@ class Options:
     max_shift: float = 0.25
     num_starts: int = 8
     search_scale: float = 80.0
-    tie: float = 0.01
+    tie: tuple[float, float] = (0.005, 0.4)
     slide: int = 4
     slide_levels: tuple[int, ...] = (1,)
 

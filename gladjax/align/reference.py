@@ -31,6 +31,8 @@ __all__ = ["Decision", "choose_reference", "decide"]
 
 AnyArray = Array | np.ndarray
 
+_SAME = 1e-3  # Grey levels below which an image is the reference itself.
+
 
 class Decision(NamedTuple):
     """Whether to align, and why.
@@ -96,7 +98,7 @@ def choose_reference(
     for candidate in candidates:
         _, info = find(images[candidate], others)
         residual = np.asarray(info.residual)
-        itself = np.flatnonzero(np.asarray(info.residual_before) == 0)
+        itself = np.flatnonzero(np.asarray(info.residual_before) < _SAME)
         medians.append(np.median(np.delete(residual, itself[:1])))
     return int(candidates[int(np.argmin(medians))]) if len(medians) > 1 else 0
 
@@ -157,7 +159,7 @@ def judge_sample(
       min_overlap: As for `decide`.
     """
     before = np.asarray(info.residual_before)
-    other = before > 0
+    other = before > _SAME
     ratios = np.asarray(info.residual)[other] / before[other]
     ratio = float(np.median(ratios)) if ratios.size else 1.0
     success = float(np.mean(np.asarray(info.success)))

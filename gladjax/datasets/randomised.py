@@ -1,9 +1,9 @@
 """Randomised data sets: every image turned and shifted, from a seed.
 
-The paper measures robustness to pose on a version of its data in which each image got
-a random rotation and a small jitter of position (its Table 4; five versions). Here that
-is a pure function of a key and images; the motions are drawn first, so that a mask moves
-with its image and a study knows the truth.
+The paper measures robustness to pose on a version of its data in which each image got a
+random rotation and a small jitter of position (its Table 4; five versions). Here that
+is a pure function of a key and images; the motions are drawn first, so that a mask
+moves with its image and a study knows the truth.
 
 Notation: ``R`` is the motion of one image, ``moved(p) = image(R p)``, ``p`` in pixels.
 A registration ``T`` of the moved image belongs to ``R T`` of the image itself.
