@@ -173,6 +173,19 @@ def roc(false: Vector, true: Vector, area: float) -> str:
     return frame.svg("ROC curve")
 
 
+def curve(values: Vector, labels: tuple[str, str]) -> str:
+    """Returns values one after another, above 0.
+
+    Args:
+      values: At least one, not negative.
+      labels: What stands below, and what beside.
+    """
+    values = np.asarray(values, np.float64)
+    frame = _Frame((0, len(values)), (0, 1.1 * float(values.max())), labels)
+    frame.line(np.arange(1, len(values) + 1, dtype=np.float64), values, NORMAL)
+    return frame.svg(labels[1])
+
+
 def decay(weights: Mapping[str, Vector]) -> str:
     """Returns the global weights of every layer, falling (the paper's Fig. 4).
 
