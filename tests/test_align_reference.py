@@ -122,7 +122,7 @@ def test_judging_reports_a_motion_of_its_own():
 
 
 def test_screws_at_any_angle_come_back(mvtec_root):
-    screws = alignment.load(mvtec_root / "screw" / "train" / "good", 12, side=96)
+    screws = alignment.load(mvtec_root / "screw" / "train" / "good", number=12, side=96)
     found = alignment.any_rotation(screws, max_shift=0.04)
     assert found["success_moved"] == 1
     assert found["within_2_pixels"] >= 10 / 12
@@ -131,12 +131,12 @@ def test_screws_at_any_angle_come_back(mvtec_root):
 def test_misplaced_transistors_are_reported_and_good_ones_are_not(mvtec_root):
     root = mvtec_root / "transistor"
     load = functools.partial(alignment.load, side=128)
-    train = load(root / "train" / "good", 30)
+    train = load(root / "train" / "good", number=30)
     Ts, info = align.register_batch(train[0], train)
     known = align.motion_range(Ts[np.asarray(info.success)], shape=(128, 128))
     reported = {}
     for kind in ("good", "misplaced"):
-        test = load(root / "test" / kind, 10)
+        test = load(root / "test" / kind, number=10)
         Ts, info = align.register_batch(train[0], np.resize(test, train.shape))
         judged = jax.vmap(functools.partial(align.judge, known))(Ts, info)
         reported[kind] = int(np.sum((judged.implausible | ~judged.success)[:10]))

@@ -105,7 +105,7 @@ def test_pixels_that_are_not_finite_do_not_spread_and_are_not_known():
 def test_a_batch_is_a_loop_and_dtypes_are_kept(rng):
     images = rng.integers(0, 255, (3, 24, 20), dtype=np.uint8)
     angles = (0.0, 0.1, -0.2)
-    Ts = jnp.stack([transform.euclidean(a, shape=(24, 20)) for a in angles])
+    Ts = jnp.stack([transform.euclidean(a, (0.0, 0.0), shape=(24, 20)) for a in angles])
     warped, valid = align.warp_batch(images, Ts, (24, 20))
     assert warped.dtype == jnp.float32
     for i in range(3):
