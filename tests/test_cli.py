@@ -353,6 +353,23 @@ def test_errors_become_messages_and_codes(monkeypatch, capsys, raised, code, wor
 
 
 @pytest.mark.parametrize(
+    ("behind", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)]
+)
+def test_an_interruption_inside_of_a_library_is_one(monkeypatch, behind, code):
+    """Compiled code that a signal arrives in raises a `SystemError` from it."""
+
+    def fails(*args, **kwargs):
+        raise SystemError("returned a result with an exception set") from behind
+
+    monkeypatch.setattr(cli.signal, "signal", lambda *a: None)
+    monkeypatch.setattr(cli.warnings, "showwarning", cli.warnings.showwarning)
+    monkeypatch.setattr(cli.cli, "invoke", fails)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["fit", "x", "--out", "y"])
+    assert ended.value.code == code
+
+
+@pytest.mark.parametrize(
     "command", ["", "fit", "score", "evaluate", "report", "weights", "demo"]
 )
 def test_help_teaches(command):

@@ -78,10 +78,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # The reader of our output has left; nothing to say.
         code = FAILED
-    except (ValueError, OSError) as error:
-        click.echo(f"error: {error}", err=True)
-        code = FAILED
+    except (ValueError, OSError, SystemError) as error:
+        code = _interruption(error)
+        if code is None and isinstance(error, SystemError):
+            raise
+        if code is None:
+            click.echo(f"error: {error}", err=True)
+            code = FAILED
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interruption(error: BaseException) -> int | None:
+    """Returns the exit code of an interruption that is behind an error, or None.
+
+    A signal that arrives while a library runs Python from compiled code comes out as
+    that library's error.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            click.echo("interrupted", err=True)
+            return INTERRUPTED
+        if isinstance(cause, SystemExit):
+            return TERMINATED
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
