@@ -12,7 +12,7 @@ from PIL import Image
 from quick import quick
 
 from gladjax import backbone, features
-from gladjax.backbone import layers, matching
+from gladjax.backbone import layers, matching, winograd
 
 
 def tiny(weights, images):
@@ -213,7 +213,8 @@ def test_without_its_head_a_network_does_not_classify():
 def test_folded_backbones_hold_no_statistics():
     net = backbone.random(jax.random.key(0), "resnet18")
     flat = traverse_util.flatten_dict(net.weights, sep="/")
-    assert {path.rpartition("/")[2] for path in flat} == {"kernel", "bias"}
+    kinds = {path.rpartition("/")[2] for path in flat}
+    assert {kind.rstrip("0123") for kind in kinds} == {"kernel", "bias", "winograd"}
     assert not any(path.startswith("stage4") for path in flat)
 
 
@@ -250,3 +251,30 @@ def test_entries_are_plain_data():
     assert hash(known) == hash(backbone.entry("wide_resnet50_2"))
     with pytest.raises(ValueError, match="efficientnet_lite0"):
         backbone.entry("efficientnet_lite0_lpf3")
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (7, 5), (1, 2)])
+def test_winograd_is_the_convolution(shape, rng, x64):
+    """In float64 up to rounding, at even and odd sizes; and the kernel comes back."""
+    x = jnp.asarray(rng.normal(size=(2, *shape, 3)))
+    kernel = rng.normal(size=(3, 3, 3, 4))
+    matrices = [jnp.asarray(each) for each in winograd.transform(kernel)]
+    expected = layers.convolve(x, jnp.asarray(kernel), pads=((1, 1), (1, 1)))
+    found = winograd.convolve(x, matrices)
+    assert found.dtype == jnp.float64
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(winograd.recover(matrices), kernel, atol=1e-14)
+
+
+def test_single_images_and_batches_agree():
+    """The former take Winograd's way where there is one, the latter never."""
+    net = backbone.random(jax.random.key(0), "resnet18", images=rule.images(64, 48))
+    if jax.default_backend() == "cpu":
+        assert "winograd00" in net.weights["stage1_0"]["conv1"]
+    image = rule.images(50, 62)
+    one = quick(features.extract)(net, image)
+    two = quick(features.extract)(net, np.concatenate([image, image]))
+    for layer, value in one.items():
+        scale = float(jnp.abs(value).max())
+        for found in two[layer]:
+            assert float(jnp.abs(found - value[0]).max()) < 5e-6 * scale

@@ -70,6 +70,10 @@ def test_the_order_in_the_batch_does_not_matter(each, batch, expected):
     close({layer: value[::-1] for layer, value in found.items()}, expected)
 
 
+def test_one_image_after_the_other_gives_the_same(each, batch, expected):
+    close(quick(features.extract_each)(each, batch), expected, 5e-6)
+
+
 def test_shapes_are_known_without_computing(each, batch, expected):
     shapes = jax.eval_shape(features.extract, each, batch)
     for layer, shape in features.shapes(each).items():
@@ -183,7 +187,8 @@ def test_one_program_serves_all_batches(net, images):
     traced.clear()
     features.extract_batches(counted, images, batch_size=4)
     features.extract_batches(counted, images[:2], batch_size=4)
-    assert traced.count((4, *SIZE, 3)) == 1
+    program = (1 if jax.default_backend() == "cpu" else 4, *SIZE, 3)
+    assert traced == [program] or traced == 2 * [program]  # lax.map may trace twice.
 
 
 def test_no_images_give_empty_maps(net):

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from gladjax.backbone.layers import ConvNorm, Dense, relu6
+from gladjax.backbone.layers import ConvNorm, Dense, Form, relu6
 from gladjax.backbone.names import Names, conv_norm, dense
 from gladjax.backbone.network import LAYERS, Family
 
@@ -81,9 +81,9 @@ class Block(nnx.Module):
         inner = spec.dim_in * spec.expand
         self.residual = spec.stride == 1 and spec.dim_in == spec.dim_out
         self.expands, self.projects = spec.expand > 1, spec.project
-        common = {"epsilon": EPSILON, "folded": folded}
+        form = Form(EPSILON, folded)
         if self.expands:
-            self.expand = ConvNorm(spec.dim_in, inner, 1, **common)
+            self.expand = ConvNorm(spec.dim_in, inner, 1, form=form)
         self.depthwise = ConvNorm(
             inner,
             inner,
@@ -91,10 +91,10 @@ class Block(nnx.Module):
             stride=spec.stride,
             pad=None,
             depthwise=True,
-            **common,
+            form=form,
         )
         if self.projects:
-            self.project = ConvNorm(inner, spec.dim_out, 1, **common)
+            self.project = ConvNorm(inner, spec.dim_out, 1, form=form)
 
     def __call__(
         self, x: Float[Array, "n h w c"]
@@ -116,15 +116,12 @@ class EfficientNetLite(nnx.Module):
         self.spec = spec
         blocks = _blocks(spec)
         self.num_blocks = len(blocks)
-        self.stem = ConvNorm(
-            3, _STEM, 3, stride=2, pad=None, epsilon=EPSILON, folded=spec.folded
-        )
+        form = Form(EPSILON, spec.folded)
+        self.stem = ConvNorm(3, _STEM, 3, stride=2, pad=None, form=form)
         for index, block in enumerate(blocks):
             setattr(self, f"block{index}", Block(block, folded=spec.folded))
         if spec.head:
-            self.last = ConvNorm(
-                blocks[-1].dim_out, _HEAD, 1, epsilon=EPSILON, folded=spec.folded
-            )
+            self.last = ConvNorm(blocks[-1].dim_out, _HEAD, 1, form=form)
             self.classifier = Dense(_HEAD, spec.head)
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> dict[str, Array]:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from gladjax.backbone import layers
+from gladjax.backbone import layers, winograd
 from gladjax.backbone.checkpoint import CheckpointError
 from gladjax.backbone.names import Names
 
@@ -150,6 +150,29 @@ def fold(weights: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
         name: fold(value, epsilon) if isinstance(value, Mapping) else value
         for name, value in weights.items()
     }
+
+
+def transform(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Transforms the kernels that a network wants so (see `winograd`).
+
+    Args:
+      weights: Nested dictionary of a folded network.
+      wanted: The same, abstract, with `winograd.NAMES` in place of such a ``kernel``.
+
+    Returns:
+      Nested dictionary of the shapes wanted.
+    """
+    if winograd.NAMES[0] in wanted:
+        matrices = winograd.transform(weights["kernel"])
+        return {
+            "bias": weights["bias"],
+            **dict(zip(winograd.NAMES, matrices, strict=True)),
+        }
+    result = {}
+    for name, value in weights.items():
+        inner = wanted[name]
+        result[name] = transform(value, inner) if isinstance(inner, Mapping) else value
+    return result
 
 
 def to_jax(weights: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a pytree

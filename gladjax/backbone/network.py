@@ -44,6 +44,7 @@ class Family:
         have, by name.
       ignored: Other tensors that a checkpoint may hold.
       classifies: Whether a classifier can be built.
+      hastens: Whether specs have a field ``fast`` (see `winograd`).
     """
 
     module: Callable[[Any], nnx.Module]
@@ -52,6 +53,7 @@ class Family:
     filters: Callable[[Any], Mapping[str, np.ndarray]] = lambda _: {}
     ignored: frozenset[str] = frozenset()
     classifies: bool = True
+    hastens: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ def assemble(
     used = {key: state[key] for key in table.values()}
     weights = matching.fill(abstract, table, used)
     if spec.folded:
-        weights = matching.fold(weights, family.epsilon)
+        spec, weights = _optimise(family, spec, weights)
     backbone = from_function(
         Network(family, spec),
         matching.to_jax(weights),
@@ -162,7 +164,8 @@ def fold(backbone: Backbone) -> Backbone:
       backbone: A backbone of a named network.
 
     Returns:
-      The same function with fewer operations; a folded backbone is returned as it is.
+      The same function with fewer operations, in the form that is fast on the default
+      device; a folded backbone is returned as it is.
 
     Raises:
       ValueError: If the backbone is not one of a named network.
@@ -171,11 +174,27 @@ def fold(backbone: Backbone) -> Backbone:
     if function.spec.folded:
         return backbone
     weights = jax.tree.map(np.asarray, backbone.weights)
+    spec, weights = _optimise(function.family, function.spec, weights)
     return dataclasses.replace(
         backbone,
-        weights=matching.to_jax(matching.fold(weights, function.family.epsilon)),
-        apply=Network(function.family, dataclasses.replace(function.spec, folded=True)),
+        weights=matching.to_jax(weights),
+        apply=Network(function.family, spec),
     )
+
+
+def _optimise(
+    family: Family,
+    spec: Any,  # noqa: ANN401 - any hashable spec
+    weights: Mapping[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+    """Folds the batch norms and, where the CPU computes, transforms kernels."""
+    spec = dataclasses.replace(spec, folded=True)
+    folded = matching.fold(weights, family.epsilon)
+    if not family.hastens or jax.default_backend() != "cpu":
+        return spec, folded
+    spec = dataclasses.replace(spec, fast=True)
+    _, wanted = template(family.module, spec)
+    return spec, matching.transform(folded, wanted)
 
 
 def classify(

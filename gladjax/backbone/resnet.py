@@ -31,7 +31,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from gladjax.backbone import blurpool
-from gladjax.backbone.layers import ConvNorm, Dense
+from gladjax.backbone.layers import ConvNorm, Dense, Form
 from gladjax.backbone.names import Names, conv_norm, dense
 from gladjax.backbone.network import LAYERS, Family
 
@@ -50,6 +50,7 @@ class Spec:
       filter_size: Side of the blur filters, ``None`` for the plain network.
       head: Number of classes of the classifier, 0 for none.
       folded: Whether batch norm is folded into the convolutions.
+      fast: Whether 3 x 3 kernels are kept transformed (see `winograd`).
     """
 
     depths: tuple[int, int, int, int]
@@ -58,6 +59,7 @@ class Spec:
     filter_size: int | None = 4
     head: int = 0
     folded: bool = True
+    fast: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,21 +84,21 @@ class Block(nnx.Module):
 
     def __init__(self, block: BlockSpec, spec: Spec) -> None:
         """Allocates zero weights."""
-        common = {"epsilon": EPSILON, "folded": spec.folded}
+        form = Form(EPSILON, spec.folded, spec.fast)
         blurs = spec.filter_size is not None and block.stride > 1
         self.blur = spec.filter_size if blurs else None
         stride = 1 if blurs else block.stride
         self.bottleneck, self.shortcut = spec.bottleneck, block.shortcut
         w = block.width
         if spec.bottleneck:
-            self.conv1 = ConvNorm(block.dim_in, w, 1, **common)
-            self.conv2 = ConvNorm(w, w, 3, stride=stride, pad=1, **common)
-            self.conv3 = ConvNorm(w, block.dim, 1, **common)
+            self.conv1 = ConvNorm(block.dim_in, w, 1, form=form)
+            self.conv2 = ConvNorm(w, w, 3, stride=stride, pad=1, form=form)
+            self.conv3 = ConvNorm(w, block.dim, 1, form=form)
         else:
-            self.conv1 = ConvNorm(block.dim_in, w, 3, stride=stride, pad=1, **common)
-            self.conv2 = ConvNorm(w, block.dim, 3, pad=1, **common)
+            self.conv1 = ConvNorm(block.dim_in, w, 3, stride=stride, pad=1, form=form)
+            self.conv2 = ConvNorm(w, block.dim, 3, pad=1, form=form)
         if block.shortcut:
-            self.down = ConvNorm(block.dim_in, block.dim, 1, stride=stride, **common)
+            self.down = ConvNorm(block.dim_in, block.dim, 1, stride=stride, form=form)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n _h _w d"]:
         """Applies the block."""
@@ -116,7 +118,7 @@ class ResNet(nnx.Module):
         """Allocates zero weights."""
         self.spec = spec
         self.stem = ConvNorm(
-            3, _STEM, 7, stride=2, pad=3, epsilon=EPSILON, folded=spec.folded
+            3, _STEM, 7, stride=2, pad=3, form=Form(EPSILON, spec.folded)
         )
         blocks = _blocks(spec)
         for block in blocks:
@@ -228,4 +230,4 @@ def _maximum(
     return x
 
 
-FAMILY = Family(ResNet, names, EPSILON, filters)
+FAMILY = Family(ResNet, names, EPSILON, filters, hastens=True)
