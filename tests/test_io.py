@@ -225,7 +225,7 @@ CRAFTED = {
     "mask of numbers": _replace("mask", lambda a: a.astype(np.float32)),
     "calibration none": _set("calibration", 0, np.nan),
     "calibration of two axes": _replace("calibration", lambda a: a[:, None]),
-    "missing": lambda arrays, _: arrays.pop("1.mixture.rows") is None and None,
+    "missing": lambda arrays, _: (arrays.pop("1.mixture.rows"), None)[1],
     "extra": lambda arrays, _: arrays.update(more=np.zeros(2)),
     "unexpected reference": lambda arrays, _: arrays.update(
         reference=np.zeros((32, 32, 3), np.float32)
@@ -347,7 +347,7 @@ def test_refuses_what_the_file_has_no_type_for(tmp_path, fitted):
 
 def test_scalars_empty_arrays_and_byte_orders_survive(tmp_path):
     arrays = {
-        "scalar": np.float64(0.1),
+        "scalar": np.array(0.1),
         "empty": np.zeros((0, 3), np.float32),
         "big": np.arange(4, dtype=">i4"),
         "strided": np.arange(12, dtype=np.float32).reshape(3, 4).T,
