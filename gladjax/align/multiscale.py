@@ -91,7 +91,7 @@ def _errors(
 ) -> _Errors:
     """Returns the errors of several motions; they share one scale.
 
-    Without a scale, it is what the loop would use for the first motion.
+    Without a scale, it follows the mean absolute difference of the first motion.
     """
     level, border, options = prepared.levels[i], plan.options.border_at(i), plan.options
     differences = jax.vmap(

@@ -6,8 +6,9 @@ registration before any pixel is, so that one compiled program serves equal plan
 Notation: level ``i`` has a pixel for every ``2^i``-th pixel of the image.
 
 Differs from the reference in: (1) the scale of the error function falls over the whole
-run and does not start again on finer levels; (2) it stays above the spread of the
-differences, so that noise and the variety of products do not become outliers.
+run and does not start again on finer levels; (2) after a search over all turns it stays
+above the spread of the differences: products that lie at any angle are lit in many
+ways, and a small scale would turn these differences into minima.
 
 Reference: Briand, Facciolo, Sanchez. "Improvements of the Inverse Compositional
 Algorithm for Parametric Motion Estimation". IPOL 8, 2018, section 2.
@@ -70,8 +71,8 @@ class Options:
       scale_start: Scale of the error function at first, in grey levels.
       scale_decay: Its factor per iteration.
       scale_end: Its least value.
-      scale_spread: The scale is never below this multiple of the mean absolute
-        difference: 3 gives the Lorentzian 95 % efficiency for normal noise.
+      scale_spread: After a coarse search the scale is never below this multiple of the
+        mean absolute difference.
       min_overlap: Least share of the reference that must fall inside the image.
       batch_size: Images that `register_batch` refines side by side.
       search_side: The coarse search halves the images until no side is longer.
@@ -147,7 +148,8 @@ class Plan:
     def schedule(self) -> tuple[float, float, float]:
         """Factor of the scale per iteration, its least value, its least spread."""
         options = self.options
-        return options.scale_decay, options.scale_end, options.scale_spread
+        spread = options.scale_spread if self.coarse else 0.0
+        return options.scale_decay, options.scale_end, spread
 
     def level_shapes(self, i: int) -> tuple[Shape, Shape]:
         """Shapes of a level of the reference and of the image."""

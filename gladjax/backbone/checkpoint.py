@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -279,7 +279,7 @@ def _tensors(tree: Any) -> dict[str, pickles.Tensor]:  # noqa: ANN401 - any datu
 
 def _dtype(storage: pickles.Storage) -> np.dtype:
     if storage.dtype == "bfloat16":
-        return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(jnp.bfloat16)
     return np.dtype(storage.dtype)
 
 

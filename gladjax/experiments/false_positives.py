@@ -55,7 +55,7 @@ def interval(rate: float, n: int, m: int, *, level: float = 0.95) -> tuple[int, 
     if a < 1:
         return 0, 0
 
-    def log_beta(x: float, y: float) -> float:
+    def log_beta(x: int, y: int) -> float:
         return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
 
     law = [
