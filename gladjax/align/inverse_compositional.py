@@ -18,8 +18,8 @@ motion is the same on all levels. ``U = T - I`` in these units.
 Differs from the reference in: (1) the tolerance is about pixels, not parameters;
 (2) on levels with many pixels only the one of greatest gradient in each cell of a
 regular partition counts; (3) the scale may be kept above a multiple of the mean
-absolute difference; (4) ``H`` gets a ridge of 1e-6 of its mean diagonal, so that a motion the
-reference cannot show is left alone.
+absolute difference; (4) ``H`` gets a ridge of 1e-6 of its mean diagonal, so that a
+motion the reference cannot show is left alone.
 
 Reference: Briand, Facciolo, Sanchez. "Improvements of the Inverse Compositional
 Algorithm for Parametric Motion Estimation". IPOL 8, 2018, algorithms 2 and 3.
