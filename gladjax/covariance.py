@@ -139,6 +139,7 @@ def spiked(
     mask: Bool[Array, " c"],
     floor: Scalar,
     *,
+    weights: Float[Array, " c"] | None = None,
     shrinkage: Shrinkage = oas,
 ) -> tuple[Float[Array, " d"], Factor]:
     """Fits a mean and a shrunk covariance to at most ``d`` samples.
@@ -147,21 +148,55 @@ def spiked(
       samples: Rows of a padded block.
       mask: Which rows are samples.
       floor: Variance that stands in for an empirical covariance of 0 (R3).
+      weights: How much each sample counts, 0 or more; ``n`` is then their sum. By
+        default each counts 1.
       shrinkage: Intensity from ``tr(S)``, ``tr(S^2)``, ``n`` and ``d``.
 
     Returns:
       The mean, 0 where there is no sample, and the factor, spikes in falling order.
     """
-    c, d = samples.shape
     dtype = samples.dtype
-    n = jnp.maximum(jnp.sum(mask), 1).astype(dtype)
+    found = jnp.maximum(jnp.sum(mask), 1)
     # Seen from one of them, copies are exactly 0, and so is their scatter.
     origin = samples[jnp.argmax(mask)]
     e = jnp.where(mask[:, None], samples - origin[None, :], 0)
-    shift = jnp.sum(e, axis=0) / n
+    if weights is None:
+        n = found.astype(dtype)
+        shift = jnp.sum(e, axis=0) / n
+        B = jnp.where(mask[:, None], e - shift[None, :], 0)
+    else:
+        w = jnp.where(mask, weights, 0)[:, None]
+        n = jnp.maximum(jnp.sum(w), jnp.finfo(dtype).tiny)
+        shift = jnp.sum(w * e, axis=0) / n
+        B = jnp.where(mask[:, None], jnp.sqrt(w) * (e - shift[None, :]), 0)
     mean = jnp.where(jnp.any(mask), origin + shift, 0)
-    B = jnp.where(mask[:, None], e - shift[None, :], 0)
-    gram = jnp.matmul(B, B.T, precision=PRECISION)
+    return mean, spikes(B, n, found - 1, floor, shrinkage=shrinkage)
+
+
+def spikes(
+    roots: Float[Array, "c d"],
+    count: Count,
+    limit: Int[Array, ""],
+    floor: Scalar,
+    *,
+    shrinkage: Shrinkage = oas,
+) -> Factor:
+    """Fits a shrunk covariance to a scatter of low rank, given by a root of it.
+
+    Args:
+      roots: Rows ``B`` with ``B'B`` the sum of outer products of the centred samples.
+      count: Number of samples ``n`` behind it, which may be fractional.
+      limit: Rank that the scatter has at most.
+      floor: Variance that stands in for an empirical covariance of 0 (R3).
+      shrinkage: Intensity from ``tr(S)``, ``tr(S^2)``, ``n`` and ``d``.
+
+    Returns:
+      The factor, spikes in falling order, at most ``d - 1``.
+    """
+    c, d = roots.shape
+    dtype = roots.dtype
+    n = jnp.asarray(count).astype(dtype)
+    gram = jnp.matmul(roots, roots.T, precision=PRECISION)
     trace = jnp.trace(gram) / n
     rho = shrinkage(trace, jnp.sum(jnp.square(gram)) / n**2, n, d)
     s, spherical = _noise(trace, rho, floor, d)
@@ -170,15 +205,15 @@ def spiked(
     g, U = g[::-1], U[:, ::-1]
     spike = jnp.maximum((1 - rho) * g / n, 0)
     keep = (g > c * jnp.finfo(dtype).eps * g[0]) & (spike > 0) & ~spherical
-    # No more than n - 1 and never d: a complete set of rows has no noise left.
-    limit = jnp.minimum(n.astype(jnp.int32) - 1, d - 1)
-    keep &= jnp.arange(c, dtype=jnp.int32) < limit
+    # Never d: a complete set of rows has no noise left.
+    most = jnp.minimum(limit.astype(jnp.int32), d - 1)
+    keep &= jnp.arange(c, dtype=jnp.int32) < most
     variances = jnp.where(keep, spike + s, 1)
     scale = jnp.where(keep, 1 / jnp.sqrt(jnp.where(keep, g, 1) * variances), 0)
-    rows = jnp.matmul(U.T, B, precision=PRECISION) * scale[:, None]
+    rows = jnp.matmul(U.T, roots, precision=PRECISION) * scale[:, None]
     rank = jnp.sum(keep)
     log_det = jnp.sum(jnp.log(variances)) + (d - rank).astype(dtype) * jnp.log(s)
-    return mean, Factor(rows, variances, rank.astype(jnp.int32), s, log_det)
+    return Factor(rows, variances, rank.astype(jnp.int32), s, log_det)
 
 
 def whitened(

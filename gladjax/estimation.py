@@ -16,19 +16,18 @@ Differs from the reference in
   1. R3, the dropping of singletons.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import threadpoolctl
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import covariance, routing
+from gladjax import covariance, parts, routing
 from gladjax.covariance import PRECISION, Factor, Shrinkage
 from gladjax.mixture import GaussianMixture
+from gladjax.parts import Part
 
 FLOOR = 1e-6  # Of the mean variance of all samples (R3).
 CHUNK = 4096  # Samples of one component that are read at once.
@@ -250,7 +249,7 @@ class Estimator:
         self._shrinkage = shrinkage
         self._dtype = np.dtype(features.dtype)
         self._floor = np.asarray(floor, self._dtype)
-        self._parts: dict[int, tuple[np.ndarray, ...]] = {}
+        self._parts: dict[int, Part] = {}
         self._labels: np.ndarray | None = None
 
     def __call__(
@@ -280,19 +279,16 @@ class Estimator:
         work = changed[counts[changed] >= self._min_count]
         work = work[np.argsort(-counts[work], kind="stable")].tolist()
 
-        x64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+        def fit(component: int) -> Part:
+            return self._fit(order[starts[component] : starts[component + 1]])
 
-        def fit(component: int) -> tuple[np.ndarray, ...]:
-            with jax.enable_x64(x64):  # It is a setting of this thread, not the pool's.
-                return self._fit(order[starts[component] : starts[component + 1]])
-
-        with threadpoolctl.threadpool_limits(1, "blas"), ThreadPoolExecutor() as pool:
-            for component, part in zip(work, pool.map(fit, work), strict=True):
-                self._parts[component] = part
+        self._parts |= parts.in_threads(fit, work)
         alive = np.array([c in self._parts for c in range(num_components)], bool)
-        return self._assemble(np.where(alive, counts, 0)), changed
+        counts = np.where(alive, counts, 0)
+        d = self._features.shape[1]
+        return parts.assemble(self._parts, counts, d, self._dtype), changed
 
-    def _fit(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _fit(self, index: np.ndarray) -> Part:
         """Returns mean, rows, variances, noise and log-determinant of one component."""
         n, d = len(index), self._features.shape[1]
         if n <= d:
@@ -303,14 +299,7 @@ class Estimator:
         else:
             mean, scatter = self._moments(index)
             factor = _many(scatter, np.int32(n), self._floor, self._shrinkage)
-        rank = int(factor.rank)
-        return (
-            np.asarray(mean),
-            np.asarray(factor.rows)[:rank].copy(),
-            np.asarray(factor.variances)[:rank].copy(),
-            np.asarray(factor.noise),
-            np.asarray(factor.log_det),
-        )
+        return parts.part(mean, factor)
 
     def _moments(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns mean and scatter of many samples, read in chunks."""
@@ -325,34 +314,3 @@ class Estimator:
             B = self._features[chunk] - mean
             scatter += B.T @ B
         return mean, scatter
-
-    def _assemble(self, counts: np.ndarray) -> GaussianMixture:
-        """Joins the components into one mixture of NumPy arrays."""
-        k, d = len(counts), self._features.shape[1]
-        dtype = self._dtype
-        parts = [self._parts.get(c) for c in range(k)]
-        ranks = np.array([0 if p is None else len(p[1]) for p in parts], np.int32)
-        offsets = (np.cumsum(ranks) - ranks).astype(np.int32)
-        means, noise, log_dets = np.zeros((k, d), dtype), np.ones(k), np.zeros(k)
-        for c, part in enumerate(parts):
-            if part is not None:
-                means[c], noise[c], log_dets[c] = part[0], part[3], part[4]
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(counts / max(counts.sum(), 1))
-        living = [part for part in parts if part is not None]
-        return GaussianMixture(
-            log_weights=log_weights.astype(dtype),
-            means=means,
-            rows=_stack([part[1] for part in living], (0, d), dtype),
-            variances=_stack([part[2] for part in living], (0,), dtype),
-            offsets=offsets,
-            ranks=ranks,
-            noise=noise.astype(dtype),
-            log_dets=log_dets.astype(dtype),
-        )
-
-
-def _stack(
-    arrays: Sequence[np.ndarray], empty: tuple[int, ...], dtype: np.dtype
-) -> np.ndarray:
-    return np.concatenate([np.zeros(empty, dtype), *arrays])
