@@ -1,0 +1,300 @@
+"""What the tables share: options, the data at hand, rows of GLAD, files written.
+
+A row is a record as in `gladjax.experiments.runner`, made from the stages of
+`gladjax.experiments.stages`. Rows are resumed, and so is what they are made of: a run
+that was killed goes on where it stopped.
+
+Notation: none.
+
+Differs from the reference in: there is none.
+
+Reference: there is none.
+"""
+
+import argparse
+import csv
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+
+from gladjax import backbone as backbones
+from gladjax import datasets, files
+from gladjax.backbone import Backbone
+from gladjax.datasets import Dataset
+from gladjax.detector import Settings
+from gladjax.experiments import runner, sources, stages
+from gladjax.experiments.runner import Evaluation, Record
+from gladjax.experiments.sources import Prepare, Source
+from gladjax.experiments.stages import Recipe
+
+NOT_RUN = "not run here"
+PAPER = {"num_components": 1000, "max_samples": 0, "max_steps": 100}
+"""Settings of the paper that a quick run reduces."""
+
+
+class Result(NamedTuple):
+    """A row of GLAD, and the numbers behind it.
+
+    Attributes:
+      record: What the row says.
+      evaluation: Scores and heat maps of the test images.
+      layers: The fitted layers.
+    """
+
+    record: Record
+    evaluation: Evaluation
+    layers: dict[str, stages.FittedLayer]
+
+
+def parser(
+    name: str, description: str, *, categories: Sequence[str] = (), data: str = "mvtec"
+) -> argparse.ArgumentParser:
+    """Returns the parser of an experiment.
+
+    Args:
+      name: The module.
+      description: What it does, in one line.
+      categories: Those of the paper's table, the default; none: they must be named.
+      data: The data set, by its name in `gladjax.datasets.LOADERS`.
+    """
+    out = argparse.ArgumentParser(
+        prog=f"python -m gladjax.experiments.{name}", description=description
+    )
+    add = out.add_argument
+    add("--data", default=data, choices=list(datasets.LOADERS), help="which data set")
+    add("--data-root", type=Path, help="its folder")
+    add(
+        "--categories",
+        nargs="+",
+        required=not categories,
+        default=list(categories),
+        help="their names; those of the paper that are not there are not run",
+    )
+    add("--cache", type=Path, help="folder for features and mixtures; OUTPUT/cache")
+    runner.add_options(out)
+    out.set_defaults(listed=bool(categories))
+    return out
+
+
+def settings(options: argparse.Namespace) -> Settings:
+    """Returns the settings that the command line asks for."""
+    names = ("num_components", "max_samples", "max_steps", "radius", "motion", "coarse")
+    return Settings(**{name: getattr(options, name) for name in names})
+
+
+def available(options: argparse.Namespace) -> tuple[list[Dataset], list[str]]:
+    """Returns the data sets asked for, and the categories that are not at hand.
+
+    Args:
+      options: The command line.
+
+    Raises:
+      DatasetError: If data are not as they should be, or, where the experiment does not
+        list the paper's categories, not there.
+    """
+    found, missing = [], []
+    for category in options.categories:
+        root = options.data_root
+        if options.listed and (root is None or not (root / category).exists()):
+            missing.append(category)
+            continue
+        one = datasets.load(
+            options.data, root=root, category=category, skip_bad=options.skip_bad
+        )
+        found.append(one)
+        for error in one.errors:
+            click.echo(f"skipped: {error}", err=True)
+    return found, missing
+
+
+def network(options: argparse.Namespace) -> Backbone:
+    """Returns the backbone that the command line names."""
+    return backbones.load(options.backbone, checkpoint=options.checkpoint)
+
+
+def cache(options: argparse.Namespace) -> Path:
+    """Returns the folder of the pieces."""
+    return options.cache or options.output / "cache"
+
+
+def features(
+    options: argparse.Namespace,
+    dataset: Dataset,
+    net: Backbone,
+    *,
+    chosen: Settings | None = None,
+    prepare: Prepare | None = None,
+    prepared: str = "",
+) -> Source:
+    """Returns the features of a data set, see `gladjax.experiments.sources.extract`.
+
+    Args:
+      options: The command line.
+      dataset: The data set.
+      net: The backbone.
+      chosen: Settings, those of the command line by default.
+      prepare: Changes images before all else.
+      prepared: Says what ``prepare`` does.
+    """
+    with runner.Bar(f"{dataset.category} {prepared}".strip()) as bar:
+        return sources.extract(
+            cache(options),
+            dataset,
+            net,
+            settings=settings(options) if chosen is None else chosen,
+            prepare=prepare,
+            prepared=prepared,
+            progress=bar,
+        )
+
+
+def row(
+    output: Path, records: list[Record], key: Record, make: Callable[[], Record]
+) -> Record:
+    """Returns the record of a row, computed and written only if it is not there.
+
+    Args:
+      output: Folder of ``results.json``.
+      records: What is there; the new one is appended.
+      key: What identifies the row, see `gladjax.experiments.runner.KEY`.
+      make: Computes the rest of the row.
+    """
+    found = runner.find(records, key)
+    if found is None:
+        found = {**key, **make()}
+        records.append(found)
+        runner.save_records(output, records)
+    return found
+
+
+def identity(
+    dataset: Dataset, net: Backbone, method: str, seed: int, options: Mapping[str, Any]
+) -> Record:
+    """Returns what identifies a row.
+
+    Args:
+      dataset: The data set.
+      net: The backbone.
+      method: Name of the method.
+      seed: Its randomness.
+      options: Whatever else decides the numbers.
+    """
+    values = (dataset.category, net.name, method, seed, dict(options))
+    return dict(zip(runner.KEY, values, strict=True)) | {"data": dataset.name}
+
+
+def described(recipe: Recipe, *, local: bool, layers: Sequence[str]) -> Record:
+    """Returns the settings of a row of GLAD as its record has them."""
+    chosen = recipe.settings
+    return {
+        **recipe.described(),
+        "local": local,
+        "layers": list(layers),
+        "radius": chosen.radius,
+        "quantile": chosen.quantile,
+        "sigma": chosen.sigma,
+        "motion": chosen.motion,
+        "coarse": chosen.coarse,
+    }
+
+
+def reduced(recipe: Recipe) -> Record:
+    """Returns the settings in which a run is smaller than the paper's, with both."""
+    chosen = dataclasses.asdict(recipe.settings)
+    return {
+        name: {"here": chosen[name], "paper": value}
+        for name, value in PAPER.items()
+        if chosen[name] != value
+    }
+
+
+def glad(
+    source: Source,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    local: bool = True,
+    layers: Sequence[str] = (),
+    masks: np.ndarray | None = None,
+    test: str = "",
+) -> Result:
+    """Returns a row of GLAD from features at hand.
+
+    Args:
+      source: The features.
+      dataset: Whose test images they are of.
+      recipe: How to fit a layer.
+      local: Whether weights are local.
+      layers: Names of the layers to use; all by default.
+      masks: Anomalous pixels, if they are not those of the data set.
+      test: Says which images ``source.test`` holds, if not the test images.
+    """
+    names = list(layers) or list(source.blank.backbone.layers)
+    fitted = {
+        name: stages.fit_layer(source, name, recipe, local=local, test=test)
+        for name in names
+    }
+    maps = {name: layer.log_maps for name, layer in fitted.items()}
+    scores, heats, tail = sources.summarise(source, maps, shape=runner.METRIC_SIZE)
+    info = {name: layer.info for name, layer in fitted.items()}
+    seconds = sum(one["score_seconds"] for one in info.values()) + tail
+    result = Evaluation(
+        scores=scores,
+        labels=np.array([record.label for record in dataset.test]),
+        heat_maps=heats,
+        masks=runner.read_masks(dataset) if masks is None else masks,
+        seconds={**source.seconds, "score": seconds},
+    )
+    record = {
+        **runner.measures(result),
+        "num_train": len(next(iter(source.train.values()))),
+        "num_test": len(scores),
+        "num_components": {k: v["num_components"] for k, v in info.items()},
+        "active_per_position": {k: v["active_per_position"] for k, v in info.items()},
+        "steps": {k: v["steps"] for k, v in info.items()},
+        "model_bytes": sum(v["bytes"] for v in info.values()),
+        "fit_seconds": sum(v["seconds"] + v["weights_seconds"] for v in info.values()),
+        "mixture_seconds": {k: v["seconds"] for k, v in info.items()},
+        "seconds_per_image": result.seconds,
+        "reduced": reduced(recipe),
+    }
+    return Result(record, result, fitted)
+
+
+def cell(values: Iterable[float | None]) -> str:
+    """Returns mean and spread of fractions in percent, a dash for none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean, deviation = runner.spread(known)
+    text = runner.percent(mean)
+    return f"{text} ± {100 * deviation:.2f}" if len(known) > 1 else text
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Returns the mean of what is known, None if nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def write(output: Path, table: Sequence[Sequence[str]], *, notes: str = "") -> str:
+    """Writes ``table.md`` and ``table.csv``.
+
+    Args:
+      output: Their folder.
+      table: Rows of text; the first one is the head.
+      notes: Text below the table.
+
+    Returns:
+      The text of ``table.md``.
+    """
+    text = runner.table(table) + (f"\n\n{notes}" if notes else "")
+    with files.atomic(output / "table.md", mode="w") as file:
+        file.write(text + "\n")
+    with files.atomic(output / "table.csv", mode="w") as file:
+        csv.writer(file, lineterminator="\n").writerows(table)
+    return text

@@ -1,0 +1,235 @@
+"""The features of a data set, extracted once and kept.
+
+Everything that comes after the features is in `gladjax.experiments.stages`. Images may
+be changed before all else (moved, corrupted), and may be aligned; both are part of the
+description under which the features are found again.
+
+Notation: ``m`` training images, ``n`` test images, ``H W`` the size of the backbone's
+images.
+
+Differs from the reference in: there is none.
+
+Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023, section 4.1.
+"""
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gladjax import backbone, detector, features, images, masks
+from gladjax.backbone import Backbone
+from gladjax.datasets import Dataset
+from gladjax.datasets import Record as Listed
+from gladjax.detector import Aligned, Detector, Settings
+from gladjax.experiments import store
+from gladjax.experiments.store import Piece
+
+Prepare = Callable[[str, int, np.ndarray], np.ndarray]
+Progress = Callable[[str, int, int], None]
+Maps = dict[str, np.ndarray]
+NO_IMAGE = np.zeros((0, 0, 3), np.float32)
+TIMED = 8  # Images of which the time of the features is the median.
+
+
+class Source(NamedTuple):
+    """Feature maps of a data set, and the frame they are in.
+
+    Attributes:
+      folder: Where pieces are kept.
+      described: How the features came about.
+      blank: A detector without layers: backbone, mask, reference, settings.
+      train: Feature maps of the training images by layer, ``(m, h, w, d)``.
+      test: Those of the test images.
+      valid: Pixels of the training images from inside, ``(m, H, W)`` or ``(1, H, W)``.
+      aligned: Motions of the test images, without their pixels.
+      seconds: Median time per test image of reading, alignment and features.
+    """
+
+    folder: Path
+    described: dict[str, Any]
+    blank: Detector
+    train: Maps
+    test: Maps
+    valid: np.ndarray
+    aligned: Sequence[Aligned]
+    seconds: dict[str, float]
+
+
+def extract(
+    folder: Path,
+    dataset: Dataset,
+    network: Backbone,
+    *,
+    settings: Settings,
+    prepare: Prepare | None = None,
+    prepared: str = "",
+    progress: Progress | None = None,
+) -> Source:
+    """Returns the feature maps of the images of a data set.
+
+    Args:
+      folder: Where pieces are kept.
+      dataset: The data set.
+      network: The backbone.
+      settings: Says how images are aligned, if at all.
+      prepare: Changes an image of a split, by its number, before all else.
+      prepared: Says what ``prepare`` does.
+      progress: Called with a stage, what is done of it, and of how much.
+
+    Returns:
+      Maps of training and test images.
+    """
+    paths = [(r.split, str(r.image), r.image.stat().st_size) for r in dataset.records]
+    described = {
+        "data": dataset.name,
+        "category": dataset.category,
+        "files": hashlib.sha256(repr(paths).encode()).hexdigest(),
+        "backbone": [network.name, network.sha256, *network.image_size],
+        "motion": [settings.motion, settings.coarse],
+        "prepared": prepared,
+    }
+    blank = _blank(dataset, network, settings, prepare)
+
+    def make() -> Piece:
+        return _extract(blank, dataset, prepare, progress)
+
+    piece = store.get(folder, described, make, name="features")
+    layers = network.layers
+    arrays = piece.arrays
+    shape = (len(dataset.test), *blank.mask.shape)
+    valid = np.broadcast_to(arrays["test valid"], shape)
+    moved = zip(valid, arrays["test transform"], strict=True)
+    return Source(
+        folder=folder,
+        described=described,
+        blank=blank,
+        train={name: arrays[f"train {name}"] for name in layers},
+        test={name: arrays[f"test {name}"] for name in layers},
+        valid=arrays["train valid"],
+        aligned=[Aligned(NO_IMAGE, v, T, None) for v, T in moved],
+        seconds=piece.info["seconds"],
+    )
+
+
+def _blank(
+    dataset: Dataset, network: Backbone, settings: Settings, prepare: Prepare | None
+) -> Detector:
+    """Returns a detector without layers, with its reference if it aligns."""
+    frame = None
+    if settings.motion:
+        first = images.read(dataset.train[0].image)
+        first = first if prepare is None else prepare("train", 0, first)
+        frame = backbone.resize(np.asarray(first), size=network.image_size)
+        frame = np.asarray(frame, np.float32)
+    mask = np.asarray(masks.margin(network.image_size))
+    return Detector(network, {}, mask, frame, None, settings)
+
+
+class _Reader:
+    """Reads, prepares and aligns the images of a split, and notes how long it takes."""
+
+    def __init__(self, blank: Detector, prepare: Prepare | None) -> None:
+        self._blank, self._prepare = blank, prepare
+        self.times: dict[str, list[float]] = {"read": [], "align": [], "features": []}
+        self.valid: list[np.ndarray] = []
+        self.transforms: list[np.ndarray] = []
+
+    def __call__(
+        self, split: str, records: Sequence[Listed], progress: Progress | None
+    ) -> Iterator[np.ndarray]:
+        self.valid, self.transforms = [], []
+        for number, record in enumerate(records):
+            begun = time.perf_counter()
+            image = images.read(record.image)
+            if self._prepare is not None:
+                image = self._prepare(split, number, image)
+            read = time.perf_counter()
+            item = detector.align_image(self._blank, image)
+            aligned = time.perf_counter()
+            self.times["read"].append(read - begun)
+            self.times["align"].append(aligned - read)
+            self.valid.append(item.valid)
+            self.transforms.append(item.transform)
+            if split == "test" and number < TIMED:
+                detector.features(self._blank, item)
+                self.times["features"].append(time.perf_counter() - aligned)
+            if progress is not None:
+                progress(f"features, {split}", number + 1, len(records))
+            yield item.image
+
+
+def _extract(
+    blank: Detector,
+    dataset: Dataset,
+    prepare: Prepare | None,
+    progress: Progress | None,
+) -> Piece:
+    arrays: Maps = {}
+    reader = _Reader(blank, prepare)
+    for split, records in (("train", dataset.train), ("test", dataset.test)):
+        found = features.extract_batches(
+            blank.backbone, reader(split, records, progress)
+        )
+        arrays |= {f"{split} {name}": value for name, value in found.items()}
+        whole = reader.valid if blank.reference is not None else reader.valid[:1]
+        arrays[f"{split} valid"] = np.stack(whole)
+        arrays[f"{split} transform"] = np.stack(reader.transforms)
+    seconds = {name: statistics.median(t) for name, t in reader.times.items()}
+    return Piece(arrays, {"seconds": seconds})
+
+
+def subset(source: Source, train: Sequence[int], *, test: str, name: str) -> Source:
+    """Returns a source that learns from some training images and tests on others.
+
+    Args:
+      source: The features.
+      train: Numbers of the images to learn from.
+      test: ``"test"`` for the test images, ``"rest"`` for the other training images.
+      name: Says which images these are.
+    """
+    chosen = np.asarray(train, int)
+    rest = np.setdiff1d(np.arange(len(next(iter(source.train.values())))), chosen)
+    valid = source.valid if len(source.valid) == 1 else source.valid[chosen]
+    described = {**source.described, "train": [name, chosen.tolist()]}
+    out = source._replace(
+        described=described,
+        train={layer: value[chosen] for layer, value in source.train.items()},
+        valid=valid,
+    )
+    if test == "test":
+        return out
+    shape = (len(chosen) + len(rest), *valid.shape[1:])
+    inside, still = np.broadcast_to(source.valid, shape), np.eye(3, dtype=np.float32)
+    return out._replace(
+        test={layer: value[rest] for layer, value in source.train.items()},
+        aligned=[Aligned(NO_IMAGE, inside[i], still, None) for i in rest],
+    )
+
+
+def summarise(
+    source: Source, maps: Mapping[str, np.ndarray], *, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Turns the log-maps of the layers into scores and heat maps.
+
+    Args:
+      source: The features' frame.
+      maps: Log-maps of all images, by layer.
+      shape: Height and width of the heat maps.
+
+    Returns:
+      Scores ``(n,)``, heat maps ``(n, *shape)``, and the median seconds of one.
+    """
+    scores, heats, times = [], [], []
+    for number, aligned in enumerate(source.aligned):
+        begun = time.perf_counter()
+        layers = {name: value[number] for name, value in maps.items()}
+        scored = detector.summarise(source.blank, layers, aligned, shape)
+        times.append(time.perf_counter() - begun)
+        scores.append(scored.score)
+        heats.append(scored.heat_map)
+    return np.array(scores), np.stack(heats), statistics.median(times)
