@@ -24,6 +24,7 @@ from collections.abc import Sequence
 import click
 import numpy as np
 
+from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.experiments import paper, peers, rows, runner, stages
 from gladjax.experiments.runner import Record
@@ -49,14 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with runner.errors():
         sets, missing = rows.available(options)
-        net = rows.network(options)
         records = runner.load_records(options.output)
-        for dataset in sets:
-            source = rows.features(options, dataset, net)
-            for method in options.methods:
-                seeds = options.seeds[:1] if method in FIXED else options.seeds
-                for seed in seeds:
-                    compare(options, records, source, dataset, (method, seed))
+        run(options, records, sets)
         notes = f"{rows.NOT_RUN}: {', '.join(missing)}" if missing else ""
         text = rows.write(options.output, table(records), notes=notes)
     click.echo(text)
@@ -80,6 +75,31 @@ def add_options(
     add("--padim-dims", type=int, default=100, help="dimensions that PaDiM keeps")
     add("--coreset", type=float, default=0.01, help="share that PatchCore keeps")
     add("--train-steps", type=int, default=500, help="steps of cflow, csflow, draem")
+
+
+def run(
+    options: argparse.Namespace,
+    records: list[Record],
+    sets: Sequence[Dataset],
+    *,
+    net: Backbone | None = None,
+) -> None:
+    """Runs every method and seed on data sets.
+
+    Args:
+      options: The command line.
+      records: What is there; new ones are appended.
+      sets: The data sets.
+      net: The backbone, that of the command line by default.
+    """
+    if not sets:
+        return
+    net = rows.network(options) if net is None else net
+    for dataset in sets:
+        source = rows.features(options, dataset, net)
+        for method in options.methods:
+            for seed in options.seeds[:1] if method in FIXED else options.seeds:
+                compare(options, records, source, dataset, (method, seed))
 
 
 def compare(
@@ -189,20 +209,15 @@ def _balanced(own: Sequence[Record], name: str) -> float | None:
 def _printed(method: str, category: str) -> str:
     """Returns the paper's image AUROC and its backbone."""
     try:
-        if method == "padim":  # On EfficientNet, the last, it has means only.
-            value, where = (
-                paper.image_auroc(method, category, backbone="wide_resnet50_2"),
-                "wide_resnet50_2",
-            )
-        else:
-            value = paper.image_auroc(method, category)
-            where = PRINTED_ON.get(method, "own")
+        value = paper.image_auroc(method, category)
     except ValueError:
         return "-"
+    where = PRINTED_ON.get(method, "own")
     return "-" if value is None else f"{runner.percent(value)} ({where})"
 
 
 PRINTED_ON = {
+    "padim": "wide_resnet50_2",
     "glad": "wide_resnet50_2",
     "cflow": "wide_resnet50_2",
     "mahaad": "efficientnet",

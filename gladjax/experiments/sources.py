@@ -183,7 +183,9 @@ def _extract(
     return Piece(arrays, {"seconds": seconds})
 
 
-def subset(source: Source, train: Sequence[int], *, test: str, name: str) -> Source:
+def subset(
+    source: Source, train: Sequence[int] | np.ndarray, *, test: str, name: str
+) -> Source:
     """Returns a source that learns from some training images and tests on others.
 
     Args:

@@ -64,6 +64,10 @@ class _Frame:
             f"{html.escape(words)}</text>"
         )
 
+    def dot(self, x: Number, y: Number, colour: str) -> None:
+        a, b = self.place(x, y)
+        self._parts.append(f'<circle cx="{a}" cy="{b}" r="4" fill="{colour}"/>')
+
     def legend(self, entries: Sequence[tuple[str, str]]) -> None:
         for i, (words, colour) in enumerate(entries):
             y = TOP + 12 + 16 * i
@@ -123,7 +127,11 @@ def ticks(span: Range, *, number: int = 5) -> list[float]:
 
 
 def histogram(
-    groups: Mapping[str, Vector], *, threshold: float | None = None, bins: int = 40
+    groups: Mapping[str, Vector],
+    *,
+    threshold: float | None = None,
+    bins: int = 40,
+    labels: tuple[str, str] = ("score", "images"),
 ) -> str:
     """Returns the histogram of scores, one colour per group.
 
@@ -131,6 +139,7 @@ def histogram(
       groups: Scores by name: the first one is blue, the second red.
       threshold: A vertical line; none if it is None.
       bins: Number of bins.
+      labels: What stands below, and what beside.
     """
     finite = [np.asarray(v)[np.isfinite(v)] for v in groups.values()]
     every = np.concatenate([*finite, [threshold] if threshold is not None else []])
@@ -138,7 +147,7 @@ def histogram(
     edges = np.linspace(low, high, bins + 1)
     counts = [np.histogram(v, edges)[0] for v in finite]
     top = max([1, *(int(c.max()) for c in counts if c.size)])
-    frame = _Frame((low, high), (0.0, top * 1.05), ("score", "images"))
+    frame = _Frame((low, high), (0.0, top * 1.05), labels)
     colours = (NORMAL, ANOMALOUS, NEUTRAL)
     for count, colour in zip(counts, colours, strict=False):
         for number, left, right in zip(count, edges[:-1], edges[1:], strict=True):
@@ -153,7 +162,7 @@ def histogram(
         frame.line(ends, np.array([0.0, top * 1.05]), MARK, dashed=True)
         legend.append((f"threshold {threshold:.4g}", MARK))
     frame.legend(legend)
-    return frame.svg("histogram of scores")
+    return frame.svg(f"histogram of {labels[0]}")
 
 
 def roc(false: Vector, true: Vector, area: float) -> str:
@@ -186,11 +195,15 @@ def curve(values: Vector, labels: tuple[str, str]) -> str:
     return frame.svg(labels[1])
 
 
-def decay(weights: Mapping[str, Vector]) -> str:
+def decay(
+    weights: Mapping[str, Vector], *, marks: Mapping[str, int] | None = None
+) -> str:
     """Returns the global weights of every layer, falling (the paper's Fig. 4).
 
     Args:
       weights: Weights by layer, none of them 0.
+      marks: By layer the component that a dot marks, counted along the fall; a number
+        past the end marks nothing.
     """
     falling = {name: -np.sort(-np.asarray(v)) for name, v in weights.items()}
     most = max((len(v) for v in falling.values()), default=1)
@@ -203,6 +216,9 @@ def decay(weights: Mapping[str, Vector]) -> str:
         colour = colours[i % len(colours)]
         frame.line(np.arange(len(values), dtype=np.float64), values, colour)
         legend.append((f"{name}: {len(values)}", colour))
+        marked = (marks or {}).get(name, len(values))
+        if marked < len(values):
+            frame.dot(marked, float(values[marked]), colour)
     frame.legend(legend)
     return frame.svg("decay of the global weights")
 
