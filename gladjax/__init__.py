@@ -24,6 +24,7 @@ from gladjax import pytree as pytree
 from gladjax import routing as routing
 from gladjax import scoring as scoring
 from gladjax import seeding as seeding
+from gladjax import truncation as truncation
 from gladjax import weights as weights
 
 __version__ = "0.1.0"
@@ -50,5 +51,6 @@ __all__ = [
     "routing",
     "scoring",
     "seeding",
+    "truncation",
     "weights",
 ]

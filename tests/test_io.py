@@ -369,3 +369,79 @@ def test_json_that_is_none_is_refused_clearly(tmp_path):
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
         with pytest.raises(ValueError, match=str(path)):
             files.read_json(path)
+
+
+@pytest.mark.parametrize("num_images", [2, 6])
+def test_half_precision_is_half_the_size_and_close(tmp_path, num_images):
+    """Few images make spikes, more of them complete, triangular components."""
+    model = detector.fit(
+        jax.random.key(0),
+        tiny.network(),
+        tiny.pictures(num_images),
+        settings=detector.Settings(num_components=4, max_steps=3),
+    )
+    for half in (False, True):
+        io.save(tmp_path / str(half), model, half=half)
+    again = io.load(tmp_path / "True", backbone=tiny.network())
+
+    def stored(half, name):
+        with safetensors.safe_open(tmp_path / str(half), framework="np") as file:
+            kept = [key for key in file.keys() if name in key]  # noqa: SIM118
+            return sum(file.get_tensor(key).nbytes for key in kept)
+
+    assert stored(True, ".entries") <= 0.5 * stored(False, ".rows")
+    image = tiny.pictures(1, kind="spot")[0]
+    before, after = detector.score(model, image), detector.score(again, image)
+    change = np.abs(np.asarray(after.log_map) - np.asarray(before.log_map))
+    assert 0 < change.max() < 1e-3 * np.abs(np.asarray(before.log_map)).max()
+
+
+def spoil_offsets(arrays):
+    arrays["0.mixture.offsets"][1] = 10**6
+
+
+def spoil_ranks(arrays):
+    arrays["0.mixture.ranks"][:] = 10**6
+
+
+def spoil_entries(arrays):
+    arrays["0.mixture.half.entries"] = arrays["0.mixture.half.entries"][:-1]
+
+
+def spoil_scales(arrays):
+    arrays["0.mixture.half.scales"] = np.ones(10**6, np.float32)
+
+
+def spoil_type(arrays):
+    arrays["0.mixture.half.triangular"] = np.zeros(3, np.int32)
+
+
+def spoil_number(arrays):
+    arrays["0.mixture.half.triangular"] = np.zeros(1, bool)
+
+
+def lose(arrays):
+    del arrays["0.mixture.half.entries"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_offsets,
+        spoil_ranks,
+        spoil_entries,
+        spoil_scales,
+        spoil_type,
+        spoil_number,
+        lose,
+    ],
+)
+def test_spoiled_halves_are_refused(fitted, tmp_path, spoil):
+    path = tmp_path / "m"
+    io.save(path, fitted, half=True)
+    arrays, header = container.read(path)
+    arrays = {name: np.array(value) for name, value in arrays.items()}
+    spoil(arrays)
+    container.write(path, arrays, header)
+    with pytest.raises(io.ModelError, match=r"fit again"):
+        io.load(path, backbone=tiny.network())

@@ -34,7 +34,14 @@ FORMAT = "gladjax-detector"
 MAX_HEADER = 4 * 2**20
 """The longest header, in characters, that is read."""
 
-_NAMES = {"<f4": "F32", "<f8": "F64", "<i4": "I32", "<i8": "I64", "|b1": "BOOL"}
+_NAMES = {
+    "<f2": "F16",
+    "<f4": "F32",
+    "<f8": "F64",
+    "<i4": "I32",
+    "<i8": "I64",
+    "|b1": "BOOL",
+}
 _TYPES = {name: np.dtype(code) for code, name in _NAMES.items()}
 
 
@@ -47,7 +54,7 @@ def write(path: StrPath, arrays: Arrays, header: Mapping[str, Any]) -> None:
 
     Args:
       path: The file.
-      arrays: Arrays of 32 or 64-bit floats or integers, or booleans.
+      arrays: Arrays of floats, of 32 or 64-bit integers, or of booleans.
       header: Anything that has a JSON form, numbers finite.
 
     Raises:
