@@ -270,6 +270,8 @@ def test_weights_are_a_pytree(rng):
         ({"valid": np.ones((4, 5, 5), bool)}, "valid"),
         ({"valid": np.zeros(SHAPE, bool)}, "no sample is valid"),
         ({"max_steps": 0}, "max_steps"),
+        ({"prior": -1.0}, "prior"),
+        ({"prior": float("inf")}, "prior"),
         ({"tolerance": -1.0}, "tolerance"),
     ],
 )
@@ -285,3 +287,47 @@ def test_features_of_another_shape_are_refused():
         weights.fit(fitted, features[0])
     with pytest.raises((ValueError, TypeError), match="features"):
         weights.fit(fitted, features[..., :2])
+
+
+# A prior
+
+
+@pytest.mark.parametrize("prior", [0.5, 20.0])
+def test_a_prior_adds_samples_of_the_global_weights(x64, prior):
+    features, fitted, moments, valid = example(np.random.default_rng(1))
+    local, info = weights.fit_info(fitted, features, valid=valid, prior=prior)
+    k = len(moments[0])
+    counts = np.asarray(weights.counts(info.labels, k), np.float64)
+    expected = counts + prior * np.asarray(moments[0])
+    expected /= counts.sum(axis=2, keepdims=True) + prior
+    np.testing.assert_allclose(weights.dense(local, k), expected, rtol=1e-10)
+    assert info.converged
+
+
+def test_labels_under_a_prior_are_those_of_least_cost(x64):
+    prior = 3.0
+    features, fitted, moments, valid = example(np.random.default_rng(0))
+    _, info = weights.fit_info(fitted, features, valid=valid, prior=prior, max_steps=2)
+    first, _ = weights.fit_info(fitted, features, valid=valid, prior=prior, max_steps=1)
+    log_weights = np.log(weights.dense(first, len(moments[0])))
+    costs = np.stack(
+        [
+            [
+                [
+                    oracles.cost(u, 1.0, mean, covariance)
+                    for mean, covariance in zip(*moments[1:], strict=True)
+                ]
+                for u in row
+            ]
+            for image in features
+            for row in image
+        ]
+    ).reshape(*SHAPE, -1)
+    expected = np.argmin(costs - 2 * log_weights[None], axis=-1)
+    np.testing.assert_array_equal(info.labels[valid], expected[valid])
+
+
+def test_a_strong_prior_leaves_the_global_weights(x64):
+    features, fitted, moments, _ = example(np.random.default_rng(0))
+    got = weights.dense(weights.fit(fitted, features, prior=1e9), len(moments[0]))
+    np.testing.assert_allclose(got, np.broadcast_to(moments[0], got.shape), rtol=1e-6)

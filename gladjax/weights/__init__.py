@@ -22,6 +22,8 @@ Differs from the reference in
   2. The disc is cut at the border of the map and divided by what is left of it, and by
      the valid samples only. A position that no valid sample reaches keeps the global
      weights.
+  3. Optionally, the counts are shrunk toward the global weights by a Dirichlet prior:
+     ``pi_k(x) = (count_k(x) + a pi_k) / (count(x) + a)``. Then no weight is 0.
 
 Reference: Artola et al., "GLAD", WACV 2023, Section 3.2.
 """

@@ -33,6 +33,7 @@ def fit(
     features: Float[AnyArray, "m h w d"],
     *,
     radius: float = 1.0,
+    prior: float = 0.0,
     valid: Bool[AnyArray, "m h w"] | None = None,
     max_steps: int = 100,
     tolerance: float = 1e-6,
@@ -43,6 +44,8 @@ def fit(
       mixture: The global mixture.
       features: Feature maps of the training images.
       radius: Radius of the window, in cells.
+      prior: Strength of a Dirichlet prior around the global weights, in samples: the
+        weights are ``(count + prior pi_k) / (samples + prior)``. 0 is the paper's.
       valid: Samples that count; all by default.
       max_steps: Largest number of steps; about 10 are needed.
       tolerance: Relative change of the log-likelihood below which to stop.
@@ -57,6 +60,7 @@ def fit(
         mixture,
         features,
         radius=radius,
+        prior=prior,
         valid=valid,
         max_steps=max_steps,
         tolerance=tolerance,
@@ -68,6 +72,7 @@ def fit_info(
     features: Float[AnyArray, "m h w d"],
     *,
     radius: float = 1.0,
+    prior: float = 0.0,
     valid: Bool[AnyArray, "m h w"] | None = None,
     max_steps: int = 100,
     tolerance: float = 1e-6,
@@ -78,6 +83,8 @@ def fit_info(
       mixture: The global mixture.
       features: Feature maps of the training images.
       radius: Radius of the window, in cells.
+      prior: Strength of a Dirichlet prior around the global weights, in samples: the
+        weights are ``(count + prior pi_k) / (samples + prior)``. 0 is the paper's.
       valid: Samples that count; all by default.
       max_steps: Largest number of steps.
       tolerance: Relative change of the log-likelihood below which to stop.
@@ -101,6 +108,8 @@ def fit_info(
         raise ValueError("no sample is valid")
     if max_steps < 1:
         raise ValueError(f"max_steps must be positive, not {max_steps}")
+    if not 0 <= prior < math.inf:
+        raise ValueError(f"prior must be 0 or more and finite, not {prior}")
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
     mixture = jax.tree.map(np.asarray, mixture)
@@ -114,10 +123,10 @@ def fit_info(
         return out.reshape(m, h, w)
 
     def weigh(labels: np.ndarray) -> LocalWeights:
-        return shares(spread(labels), mixture, offsets)
+        return shares(spread(labels), mixture, offsets, prior=prior)
 
     place = np.tile(np.arange(h * w, dtype=np.int32), m)
-    race = _Race(mixture, samples, used, place, m * len(offsets))
+    race = _Race(mixture, samples, used, place, m * len(offsets) + math.ceil(prior))
     likelihoods, moves = [race.likelihood], [0]
     local = weigh(race.labels)
     converged = False
@@ -142,9 +151,10 @@ def fit_info(
 class _Race:
     """Successive assignments under changing weights, from lists made once.
 
-    A weight that is not 0 is at least one over the samples in a window, so with
-    ``W = 2 log(samples)`` a component can beat the label ``z`` of a sample only if its
-    cost without weights is below that of ``z`` plus ``W``. These components are listed
+    The weight of a sample's own label is at least one over the samples in a window (the
+    prior's included), so with ``W = 2 log(samples)`` a component can beat the label
+    ``z`` of a sample only if its cost without weights is below that of ``z`` plus
+    ``W``. These components are listed
     once, with their costs; a step looks up weights and nothing else. Should a label's
     cost ever exceed what its list is complete to, the list is extended.
     """

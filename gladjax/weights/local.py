@@ -1,5 +1,6 @@
 """Local weights as a sparse list per position, and what can be read off it."""
 
+import dataclasses
 import math
 
 import jax
@@ -78,7 +79,11 @@ def counts(
 
 
 def shares(
-    labels: np.ndarray, mixture: GaussianMixture, offsets: list[tuple[int, int]]
+    labels: np.ndarray,
+    mixture: GaussianMixture,
+    offsets: list[tuple[int, int]],
+    *,
+    prior: float = 0.0,
 ) -> LocalWeights:
     """Returns the share of every label around every position (Eqs. 11, 12).
 
@@ -86,9 +91,11 @@ def shares(
       labels: Component of each sample, ``(m, h, w)``, -1 where not valid.
       mixture: Its weights fill positions that no valid sample reaches.
       offsets: The window, see `disc`.
+      prior: Number of samples, distributed as the global weights, that are counted
+        everywhere in addition.
 
     Returns:
-      The weights, a sparse list.
+      The weights, a sparse list; with a prior, every living component is in it.
     """
     _, h, w = labels.shape
     k = mixture.means.shape[0]
@@ -108,6 +115,8 @@ def shares(
     total = np.bincount(inverse, np.concatenate(amount), minlength=len(keys))
     at, component = keys // k, keys % k
     window = np.bincount(at, total, minlength=h * w)
+    if prior > 0:
+        return _shrunk(mixture, (h, w), at * k + component, total, prior)
     log_weights = np.log(total / window[at])
     empty = np.flatnonzero(window == 0)
     if len(empty):
@@ -125,6 +134,25 @@ def shares(
         log_weights=log_weights.astype(dtype),
         shape=(h, w),
     )
+
+
+def _shrunk(
+    mixture: GaussianMixture,
+    shape: tuple[int, int],
+    entries: np.ndarray,
+    total: np.ndarray,
+    prior: float,
+) -> LocalWeights:
+    """Returns the mean of a Dirichlet posterior around the global weights."""
+    everywhere = uniform(mixture, shape)
+    k = len(mixture.means)
+    counts = np.bincount(entries, total, minlength=shape[0] * shape[1] * k)
+    window = counts.reshape(-1, k).sum(axis=1)
+    at = np.repeat(np.arange(shape[0] * shape[1]), np.diff(everywhere.starts))
+    added = prior * np.exp(everywhere.log_weights.astype(np.float64))
+    shrunk = (counts[at * k + everywhere.components] + added) / (window[at] + prior)
+    log_weights = np.log(shrunk).astype(mixture.means.dtype)
+    return dataclasses.replace(everywhere, log_weights=log_weights)
 
 
 def dense(local: LocalWeights, num_components: int) -> Float[np.ndarray, "h w k"]:
