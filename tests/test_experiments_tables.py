@@ -15,6 +15,7 @@ from gladjax.experiments import (
     dagm,
     figures,
     held_out,
+    locality,
     num_components,
     quantile,
     randomised,
@@ -256,3 +257,23 @@ def test_development_data_are_held_out_training_images(root):
     plain = np.asarray(backbone.resize(np.asarray(image), size=(256, 256)))
     share = np.mean(np.abs(changed - plain).max(axis=-1) > 1)
     assert 0 < share < 0.02
+
+
+def test_the_prior_is_chosen_by_held_out_likelihood(root, tmp_path):
+    more = ["--numbers", "5", "0", "--strengths", "4", "--radii", "1"]
+    records = run(locality, root, tmp_path, *more)
+    assert len(records) == 2 * 3
+    assert {record["settings"]["images"] for record in records} == {5, 8}
+    best = locality.chosen(records)
+    for at, record in best.items():
+        rivals = [
+            other["held_out"]
+            for other in records
+            if other["method"] in (locality.PRIOR, locality.LOCAL)
+            if (other["category"], other["settings"]["images"], other["seed"]) == at
+        ]
+        assert len(rivals) == 2
+        assert record["held_out"] == max(rivals)
+    swapped = [{**record, "image_auroc": 0.0} for record in records]
+    assert locality.chosen(swapped).keys() == best.keys()
+    assert "points" in (tmp_path / "table.md").read_text()

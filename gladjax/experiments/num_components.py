@@ -85,16 +85,17 @@ def _row(
     rows.row(options.output, records, key, make)
 
 
-def likelihood(source: Source, recipe: stages.Recipe) -> float:
+def likelihood(source: Source, recipe: stages.Recipe, *, local: bool = True) -> float:
     """Returns the mean log-probability of held-out images, in nats per cell.
 
     Args:
       source: Features whose test images are the held-out ones.
       recipe: How to fit.
+      local: Whether weights are local.
     """
     layers = source.blank.backbone.layers
     maps = {
-        name: stages.fit_layer(source, name, recipe, test="rest").log_maps
+        name: stages.fit_layer(source, name, recipe, local=local, test="rest").log_maps
         for name in layers
     }
     whole, inside = held_out.totals(source, maps)

@@ -190,7 +190,9 @@ def identity(
 def described(recipe: Recipe, *, local: bool, layers: Sequence[str]) -> Record:
     """Returns the settings of a row of GLAD as its record has them."""
     chosen = recipe.settings
+    prior = {"prior": recipe.prior} if recipe.prior else {}
     return {
+        **prior,
         **recipe.described(),
         "local": local,
         "layers": list(layers),

@@ -13,6 +13,7 @@ Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023.
 """
 
 import dataclasses
+import importlib
 import importlib.util
 import statistics
 import time
@@ -41,12 +42,14 @@ class Recipe:
       seed: Randomness.
       estimator: ``"kmle"`` or ``"em"``.
       oas: Whether covariances are shrunk.
+      prior: Strength of the prior of the local weights.
     """
 
     settings: Settings
     seed: int = 0
     estimator: str = "kmle"
     oas: bool = True
+    prior: float = 0.0
 
     def described(self) -> dict[str, Any]:
         """Returns what decides a mixture."""
@@ -103,10 +106,12 @@ def fit_layer(
     fitted = GaussianMixture(**piece.arrays)
     info = dict(piece.info)
     placed = {**described, "local": local, "radius": recipe.settings.radius}
+    if recipe.prior:
+        placed |= {"prior": recipe.prior}
 
     def weigh() -> Piece:
         begun = time.perf_counter()
-        found = _weights(fitted, source.train[layer], keep, recipe.settings, local)
+        found = _weights(fitted, source.train[layer], keep, recipe, local=local)
         seconds = time.perf_counter() - begun
         arrays = {name: np.asarray(getattr(found, name)) for name in WEIGHTS}
         return Piece(arrays, {"seconds": seconds, "shape": list(found.shape)})
@@ -160,7 +165,10 @@ def _mixture(source: Source, layer: str, recipe: Recipe, keep: np.ndarray) -> Pi
         "shrinkage": covariance.oas if recipe.oas else covariance.no_shrinkage,
     }
     begun = time.perf_counter()
-    fitted, report = kmle.fit(key, samples, valid=used, **options)
+    fit = kmle.fit
+    if recipe.estimator == "em":
+        fit = importlib.import_module("gladjax.em").fit
+    fitted, report = fit(key, samples, valid=used, **options)
     info = {
         "seconds": time.perf_counter() - begun,
         "steps": len(report.log_likelihood),
@@ -175,15 +183,18 @@ def _weights(
     fitted: GaussianMixture,
     maps: np.ndarray,
     keep: np.ndarray,
-    settings: Settings,
+    recipe: Recipe,
+    *,
     local: bool,
 ) -> LocalWeights:
+    settings = recipe.settings
     if not local:
         return weights.uniform(fitted, maps.shape[1:3])
     return weights.fit(
         fitted,
         maps,
         radius=settings.radius,
+        prior=recipe.prior,
         valid=keep,
         max_steps=settings.max_steps,
         tolerance=settings.tolerance,
