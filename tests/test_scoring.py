@@ -50,7 +50,7 @@ def example(rng, d, *, k=6, dtype=np.float64, distance=3.0):
 def test_the_map_matches_the_paper_in_float64(x64, d, prepared):
     for seed in range(1 if d > 32 else 3):
         features, fitted, moments, local = example(np.random.default_rng(seed), d)
-        ready = scoring.marginals(fitted) if prepared else None
+        ready = scoring.prepare(fitted, sparse(local, np.float64)) if prepared else None
         got = scoring.log_prob_map(
             fitted, sparse(local, np.float64), features, prepared=ready
         )

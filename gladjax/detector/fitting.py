@@ -138,7 +138,7 @@ def fit_info(
             )
         else:
             shares = weights.uniform(mixture, grid)
-        layers[layer] = Layer(mixture, shares, scoring.marginals(mixture))
+        layers[layer] = Layer(mixture, shares, scoring.prepare(mixture, shares))
         clock.stop(f"weights {layer}")
     detector = dataclasses.replace(blank, layers=layers)
     infos = [item.info for item in aligned]

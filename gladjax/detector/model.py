@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from gladjax import align, assign
+from gladjax import align
 from gladjax.backbone import Backbone
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.pytree import pytree, static
+from gladjax.scoring import Prepared
 from gladjax.weights import LocalWeights, WeightsInfo
 
 Image = Num[AnyArray, "_h _w 3"]
@@ -56,12 +57,12 @@ class Layer:
     Attributes:
       mixture: Its global mixture.
       local_weights: Its local weights.
-      prepared: Bounds for scoring, derived from the mixture.
+      prepared: What scoring needs, derived from the other two.
     """
 
     mixture: GaussianMixture
     local_weights: LocalWeights
-    prepared: assign.Bounds
+    prepared: Prepared
 
 
 @pytree

@@ -209,7 +209,7 @@ def log_maps(fitted: GaussianMixture, local: LocalWeights, maps: np.ndarray) -> 
       local: Its weights.
       maps: Feature maps, ``(n, h, w, d)``.
     """
-    prepared = scoring.marginals(fitted)
+    prepared = scoring.prepare(fitted, local)
     found, times = [], []
     for value in maps:
         begun = time.perf_counter()

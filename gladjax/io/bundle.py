@@ -241,7 +241,7 @@ def _layer(
     mixture = GaussianMixture(**{n: arrays[f"{i}.mixture.{n}"] for n in _MIXTURE})
     local = LocalWeights(**{n: arrays[f"{i}.local.{n}"] for n in _LOCAL}, shape=shape)
     try:
-        return Layer(mixture, local, scoring.marginals(mixture))
+        return Layer(mixture, local, scoring.prepare(mixture, local))
     except np.linalg.LinAlgError as error:
         raise ModelError(f"{path}: layer {i} has a covariance that is none") from error
 

@@ -1,12 +1,14 @@
-"""Numba kernel for the log-probability of every position of a map.
+"""Numba kernels for the log-probability of every position of a map.
 
-A position has a short list of active components, known after training. The kernel walks
-it: bounds first (`gladjax.kernels.search`), then the full cost of the most promising
-component, then of those whose bound lies within a span of the best. What is further
-away changes the logarithm of the sum by less than ``k e^(-span / 2)``.
+A position has a short list of active components, known after training, and a lower
+bound of the cost of each (`gladjax.kernels.stage`). The kernels walk the list: first
+the full cost of the most promising component, then of those whose bound lies within a
+span of the best. What is further away changes the logarithm of the sum by less than
+``k e^(-span / 2)``.
 
-The full costs are those of `gladjax.kernels.pairs`, one sample at a time. That pays
-where a component's rows fit the cache; wide features are better grouped by component.
+`log_sum` computes the full costs as `gladjax.kernels.pairs` does, one sample at a time.
+That pays where a component's rows fit the cache. Wide features are better grouped by
+component: `least` and `survivors` find the pairs that are needed.
 """
 
 from typing import no_type_check
@@ -48,6 +50,8 @@ def log_sum(
     starts,
     ids,
     addends,
+    low,
+    stage,
     low_means,
     low_rows,
     means,
@@ -65,9 +69,11 @@ def log_sum(
     Args:
       features: One sample per position, ``(n, d)``.
       y: Their leading coordinates, ``(n, r)``.
-      starts: First entry of each position in the next two, and the end.
+      starts: First entry of each position in the next three, and the end.
       ids: Components active at each position.
       addends: What each of them adds to the distance there.
+      low: A lower bound of the cost of each.
+      stage: Rows that are in this bound.
       low_means: Means in the leading coordinates.
       low_rows: Packed whitening rows.
       means: As in `gladjax.mixture.GaussianMixture`, likewise the next five.
@@ -88,51 +94,47 @@ def log_sum(
     most = 0
     for i in range(n):
         most = max(most, starts[i + 1] - starts[i])
-    zero = y.dtype.type(0)
+    tighter = y.shape[1] > stage and y.shape[1] < d
     for task in numba.prange((n + chunk - 1) // chunk):
-        bound = np.empty(most, y.dtype)
         cost = np.empty(most, np.float64)
         low_e = np.empty(y.shape[1], y.dtype)
         e = np.empty(d, y.dtype)
         z = np.empty(d, y.dtype)
         for i in range(task * chunk, min(n, (task + 1) * chunk)):
-            first, count = starts[i], starts[i + 1] - starts[i]
-            low = np.inf
+            first, end = starts[i], starts[i + 1]
             at = -1
-            for a in range(count):
-                c = ids[first + a]
-                limit = low + span - addends[first + a]
-                q = extend(y[i], low_means[c], low_rows[c], low_e, 0, zero, limit)
-                bound[a] = q + addends[first + a]
-                if bound[a] < low:
-                    low = bound[a]
+            least = np.inf
+            for a in range(first, end):
+                if low[a] < least:
+                    least = low[a]
                     at = a
             if at < 0:
                 out[i] = -np.inf
                 continue
-            c = ids[first + at]
+            c = ids[at]
             own = rows[offsets[c] : offsets[c] + ranks[c]]
             spread = variances[offsets[c] : offsets[c] + ranks[c]]
             best = np.float64(
-                _full(features[i], means[c], own, spread, noise[c], e, z)
-                + addends[first + at]
+                _full(features[i], means[c], own, spread, noise[c], e, z) + addends[at]
             )
             cost[0] = best
             kept = 1
-            for a in range(count):
+            for a in range(first, end):
                 top = best + span + slack
-                if a == at or bound[a] > top:
+                if a == at or low[a] > top:
                     continue
-                c = ids[first + a]
-                limit = top - addends[first + a]
-                q = extend(y[i], low_means[c], low_rows[c], low_e, 0, zero, limit)
-                if q > limit:
-                    continue
+                c = ids[a]
+                if tighter:
+                    limit = top - addends[a]
+                    q = y.dtype.type(low[a] - addends[a])
+                    q = extend(y[i], low_means[c], low_rows[c], low_e, stage, q, limit)
+                    if q > limit:
+                        continue
                 own = rows[offsets[c] : offsets[c] + ranks[c]]
                 spread = variances[offsets[c] : offsets[c] + ranks[c]]
                 cost[kept] = np.float64(
                     _full(features[i], means[c], own, spread, noise[c], e, z)
-                    + addends[first + a]
+                    + addends[a]
                 )
                 best = min(best, cost[kept])
                 kept += 1
@@ -140,4 +142,64 @@ def log_sum(
             for a in range(kept):
                 total += np.exp(0.5 * (best - cost[a]))
             out[i] = np.log(total) - 0.5 * best
+    return out
+
+
+@numba.njit(**PARALLEL)
+@no_type_check
+def least(starts, low, chunk):
+    """Returns the entry of least bound at each position, -1 where nothing is active.
+
+    Args:
+      starts: First entry of each position, and the end.
+      low: A lower bound of the cost of each entry.
+      chunk: Positions per task.
+    """
+    n = starts.shape[0] - 1
+    out = np.full(n, -1, np.int64)
+    for task in numba.prange((n + chunk - 1) // chunk):
+        for i in range(task * chunk, min(n, (task + 1) * chunk)):
+            best = np.inf
+            for a in range(starts[i], starts[i + 1]):
+                if low[a] < best:
+                    best = low[a]
+                    out[i] = a
+    return out
+
+
+@numba.njit(**PARALLEL)
+@no_type_check
+def survivors(
+    y, starts, ids, addends, low, stage, low_means, low_rows, threshold, skip, chunk
+):
+    """Tells which entries may cost no more than the threshold of their position.
+
+    Args:
+      y: Leading coordinates of all positions, ``(n, r)``.
+      starts: First entry of each position, and the end.
+      ids: Components active at each position.
+      addends: What each of them adds to the distance there.
+      low: A lower bound of the cost of each.
+      stage: Rows that are in this bound.
+      low_means: Means in the leading coordinates.
+      low_rows: Packed whitening rows.
+      threshold: Largest cost of interest of each position.
+      skip: An entry to leave out at each position, or -1.
+      chunk: Positions per task.
+
+    Returns:
+      A boolean for each entry.
+    """
+    n = y.shape[0]
+    out = np.zeros(low.shape[0], np.bool_)
+    for task in numba.prange((n + chunk - 1) // chunk):
+        e = np.empty(y.shape[1], y.dtype)
+        for i in range(task * chunk, min(n, (task + 1) * chunk)):
+            for a in range(starts[i], starts[i + 1]):
+                if low[a] <= threshold[i] and a != skip[i]:
+                    c = ids[a]
+                    limit = threshold[i] - addends[a]
+                    q = y.dtype.type(low[a] - addends[a])
+                    q = extend(y[i], low_means[c], low_rows[c], e, stage, q, limit)
+                    out[a] = q <= limit
     return out

@@ -94,7 +94,7 @@ def model(name):
     layers, maps = {}, {}
     for layer, (side, d, rank) in (LITE if name == "lite" else PAPER).items():
         mixed, local = mixture(rng, d, rank), local_weights(rng, side)
-        layers[layer] = detector.Layer(mixed, local, scoring.marginals(mixed))
+        layers[layer] = detector.Layer(mixed, local, scoring.prepare(mixed, local))
         maps[layer] = features(rng, mixed, local)
     weights = jnp.zeros((1,) if name == "lite" else ())
     bare = backbone.from_function(network, weights, name=name, layers=tuple(layers))

@@ -91,8 +91,7 @@ def measure(*, num_images: int = 200, num_components: int = 1000) -> dict[str, A
         "derived_bytes": sum(
             value.nbytes
             for layer in fitted.layers.values()
-            for value in layer.prepared
-            if isinstance(value, np.ndarray)
+            for value in jax.tree.leaves(layer.prepared)
         ),
         "exact": exact,
         "small": small,

@@ -1,0 +1,44 @@
+"""From features to a log-probability map, a score and a heat map (paper, Section 3.3).
+
+Per layer, at every position,
+
+    log p_l(x) = logsumexp_k [log pi_k(x) + log N(u(x); mu_k, Sigma_k)]
+
+over the components active at ``x``. The layers are taken as independent: their maps are
+brought to the finest grid and added. The score of an image is minus the 0.5 % quantile
+of the sum inside the mask.
+
+A logarithm of a sum needs only the terms near the largest one: components more than
+`RANGE` above the least cost (20 nats, in float64 40) are left out, with an error below
+``k e^-20``. The bounds of `gladjax.assign` find those that remain; on a CPU this runs
+in compiled kernels, inside a trace or on an accelerator every component is computed.
+
+Notation: ``h w`` the map, ``d`` features, ``k`` components, ``q`` the quantile.
+
+Differs from the reference in
+  1. The grid of the sum, which the paper does not name: the finest (R5).
+
+Reference: Artola et al., "GLAD", WACV 2023, Section 3.3.
+"""
+
+from gladjax.scoring.maps import RANGE as RANGE
+from gladjax.scoring.maps import log_prob_map as log_prob_map
+from gladjax.scoring.prepared import Prepared as Prepared
+from gladjax.scoring.prepared import prepare as prepare
+from gladjax.scoring.summary import aggregate as aggregate
+from gladjax.scoring.summary import heat_map as heat_map
+from gladjax.scoring.summary import image_score as image_score
+from gladjax.scoring.summary import smooth as smooth
+from gladjax.scoring.summary import upsample as upsample
+
+__all__ = [
+    "RANGE",
+    "Prepared",
+    "aggregate",
+    "heat_map",
+    "image_score",
+    "log_prob_map",
+    "prepare",
+    "smooth",
+    "upsample",
+]

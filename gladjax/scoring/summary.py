@@ -1,0 +1,155 @@
+"""From log-maps to a score and a heat map."""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from gladjax.covariance import PRECISION
+from gladjax.mixture import AnyArray
+
+
+def aggregate(log_maps: Sequence[Float[AnyArray, "_h _w"]]) -> Float[Array, "h w"]:
+    """Multiplies the layers' probabilities: adds their log-maps on the finest grid.
+
+    Args:
+      log_maps: One map per layer, of any sizes.
+
+    Returns:
+      The sum, on the grid with the most positions; coarser maps are interpolated
+      bilinearly with half-pixel centres.
+
+    Raises:
+      ValueError: If there is no map.
+    """
+    if not log_maps:
+        raise ValueError("there must be at least one log-map")
+    shape = max((m.shape for m in log_maps), key=lambda s: s[0] * s[1])
+    maps = [upsample(m, shape) for m in log_maps]
+    return sum(maps[1:], start=maps[0])
+
+
+def upsample(
+    values: Float[AnyArray, "_h _w"], shape: tuple[int, int]
+) -> Float[Array, "h w"]:
+    """Interpolates a map bilinearly, with half-pixel centres.
+
+    Args:
+      values: The map.
+      shape: Height and width wanted.
+
+    Returns:
+      The map on the new grid; the border is continued.
+    """
+    values = jnp.asarray(values)
+    if values.shape == tuple(shape):
+        return values
+    rows = jnp.asarray(_interpolation(values.shape[0], shape[0], values.dtype))
+    columns = jnp.asarray(_interpolation(values.shape[1], shape[1], values.dtype))
+    values = jnp.matmul(rows, values, precision=PRECISION)
+    return jnp.matmul(values, columns.T, precision=PRECISION)
+
+
+@functools.lru_cache(maxsize=64)
+def _interpolation(size: int, new: int, dtype: np.dtype) -> Float[np.ndarray, "n s"]:
+    """Returns the matrix of bilinear interpolation along one axis."""
+    at = np.clip((np.arange(new) + 0.5) * size / new - 0.5, 0, size - 1)
+    low = np.minimum(at.astype(int), max(size - 2, 0))
+    high = np.minimum(low + 1, size - 1)
+    matrix = np.zeros((new, size))
+    np.add.at(matrix, (np.arange(new), low), 1 - (at - low))
+    np.add.at(matrix, (np.arange(new), high), at - low)
+    return matrix.astype(dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _gaussian(size: int, sigma: float, dtype: np.dtype) -> Float[np.ndarray, "s s"]:
+    """Returns the matrix of a Gaussian smoothing along one mirrored axis."""
+    reach = int(4 * sigma + 0.5)
+    step = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (step / sigma) ** 2)
+    at = (np.arange(size)[:, None] + step[None, :]) % (2 * size)
+    at = np.where(at < size, at, 2 * size - 1 - at)
+    matrix = np.zeros((size, size))
+    rows = np.broadcast_to(np.arange(size)[:, None], at.shape)
+    np.add.at(matrix, (rows, at), weights / weights.sum())
+    return matrix.astype(dtype)
+
+
+def image_score(
+    log_map: Float[AnyArray, "h w"], mask: Bool[AnyArray, "h w"], *, q: float = 0.005
+) -> Float[Array, ""]:
+    """Returns how anomalous an image is: minus a low quantile of its log-map.
+
+    Args:
+      log_map: Sum of the layers' log-probabilities.
+      mask: Cells that count.
+      q: The quantile, in [0, 1]; 0 is the minimum.
+
+    Returns:
+      Minus the ``q`` quantile inside the mask, interpolated linearly between order
+      statistics; higher is more anomalous. NaN where the mask is empty.
+
+    Raises:
+      ValueError: If ``q`` is outside [0, 1] or the shapes differ.
+    """
+    if not 0 <= q <= 1:
+        raise ValueError(f"q must be between 0 and 1, not {q}")
+    if log_map.shape != mask.shape:
+        raise ValueError(f"the mask {mask.shape} is not on the map {log_map.shape}")
+    log_map, mask = jnp.asarray(log_map), jnp.asarray(mask)
+    values = jnp.sort(jnp.where(mask, log_map, jnp.inf).ravel())
+    count = jnp.sum(mask)
+    at = q * jnp.maximum(count - 1, 0).astype(values.dtype)
+    low = jnp.floor(at).astype(jnp.int32)
+    part = at - low.astype(values.dtype)
+    first = values[low]
+    second = values[jnp.minimum(low + 1, jnp.maximum(count - 1, 0).astype(jnp.int32))]
+    # Written so that a minus infinity does not meet a factor 0.
+    between = jnp.where(part > 0, first * (1 - part) + second * part, first)
+    return jnp.where(count > 0, -between, jnp.nan)
+
+
+def heat_map(
+    log_map: Float[AnyArray, "h w"],
+    mask: Bool[AnyArray, "h w"],
+    shape: tuple[int, int],
+    *,
+    sigma: float = 4.0,
+) -> Float[Array, "_h _w"]:
+    """Returns minus the log-map at image size, smoothed.
+
+    Args:
+      log_map: Sum of the layers' log-probabilities.
+      mask: Cells that count; the others get the least anomalous value inside.
+      shape: Height and width of the image.
+      sigma: Standard deviation of the Gaussian, in pixels.
+
+    Returns:
+      The heat map; higher is more anomalous.
+    """
+    log_map, mask = jnp.asarray(log_map), jnp.asarray(mask)
+    calm = jnp.max(jnp.where(mask, log_map, -jnp.inf))
+    calm = jnp.where(jnp.any(mask), calm, 0)
+    heat = upsample(-jnp.where(mask, log_map, calm), shape)
+    return smooth(heat, sigma=sigma)
+
+
+def smooth(values: Float[Array, "h w"], *, sigma: float) -> Float[Array, "h w"]:
+    """Smooths a map by a Gaussian cut at four standard deviations.
+
+    Args:
+      values: The map, mirrored at its border.
+      sigma: Standard deviation in cells; 0 leaves the map as it is.
+
+    Returns:
+      The smoothed map.
+    """
+    if sigma <= 0:
+        return values
+    rows = jnp.asarray(_gaussian(values.shape[0], sigma, values.dtype))
+    columns = jnp.asarray(_gaussian(values.shape[1], sigma, values.dtype))
+    values = jnp.matmul(rows, values, precision=PRECISION)
+    return jnp.matmul(values, columns.T, precision=PRECISION)
