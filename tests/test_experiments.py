@@ -97,7 +97,7 @@ def test_the_table_has_mean_and_spread(root):
         "fit_seconds": 1.0,
         "seconds_per_image": {"read": 0.1},
     }
-    text = mvtec.summary([row, {**row, "image_auroc": 1.0}])
+    text = runner.table(mvtec.summary([row, {**row, "image_auroc": 1.0}]))
     assert "95.00 ± 7.07" in text
     assert elpv.__doc__.startswith("GLAD on ELPV")
 

@@ -8,6 +8,7 @@ import pytest
 from tiny import network
 
 from gladjax import backbone, datasets, detector, images
+from gladjax.datasets import tfds
 from gladjax.experiments import (
     ablation,
     comparison,
@@ -17,6 +18,7 @@ from gladjax.experiments import (
     held_out,
     locality,
     num_components,
+    prepared,
     quantile,
     randomised,
     rows,
@@ -277,3 +279,52 @@ def test_the_prior_is_chosen_by_held_out_likelihood(root, tmp_path):
     swapped = [{**record, "image_auroc": 0.0} for record in records]
     assert locality.chosen(swapped).keys() == best.keys()
     assert "points" in (tmp_path / "table.md").read_text()
+
+
+def test_prepared_records_are_read_as_the_folder_they_came_from(
+    root, tmp_path, monkeypatch
+):
+    folder = datasets.mvtec(root, "plate")
+
+    def examples(name, split, *, data_dir):
+        assert (name, data_dir) == ("mvtec_ad/plate", tmp_path)
+        records = getattr(folder, split)
+        return tfds.Examples(
+            images=[images.read(record.image) for record in records],
+            masks=[datasets.read_mask(record) for record in records],
+            labels=tuple(record.label for record in records),
+            kinds=tuple(record.kind for record in records),
+        )
+
+    monkeypatch.setattr(tfds, "examples", examples)
+    options = {"data_dir": tmp_path, "folder": tmp_path / "written"}
+    for _ in range(2):  # The second time from what was written.
+        found = prepared.dataset("mvtec", "plate", **options)
+        assert len(found.records) == len(folder.records)
+        for one, other in zip(found.records, folder.records, strict=True):
+            assert (one.label, one.kind, one.split) == (
+                other.label,
+                other.kind,
+                other.split,
+            )
+            np.testing.assert_array_equal(
+                images.read(one.image), images.read(other.image)
+            )
+            np.testing.assert_array_equal(
+                datasets.read_mask(one), datasets.read_mask(other)
+            )
+        monkeypatch.setattr(tfds, "examples", None)
+    with pytest.raises(datasets.DatasetError, match="visa"):
+        prepared.dataset("visa", "plate", **options)
+
+
+def test_experiments_read_prepared_records(root, tmp_path, monkeypatch):
+    asked = []
+
+    def stand_in(data, category, *, data_dir, folder):
+        asked.append((data, category, data_dir, folder.name))
+        return datasets.mvtec(root, category)
+
+    monkeypatch.setattr(prepared, "dataset", stand_in)
+    run(figures, root, tmp_path, "--tfds")
+    assert asked == [("mvtec", "plate", root, "tfds")]

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import click
 
-from gladjax import datasets, files
-from gladjax.experiments import mvtec, runner
+from gladjax import datasets
+from gladjax.experiments import mvtec, rows, runner
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with runner.errors():
         cells = datasets.elpv(category=options.cells, skip_bad=options.skip_bad)
-        text = mvtec.summary(runner.run([cells], options))
-        with files.atomic(options.output / "table.md", mode="w") as file:
-            file.write(text + "\n")
+        text = rows.write(options.output, mvtec.summary(runner.run([cells], options)))
     click.echo(text)
 
 

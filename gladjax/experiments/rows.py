@@ -26,7 +26,7 @@ from gladjax import datasets, files
 from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.detector import Settings
-from gladjax.experiments import runner, sources, stages
+from gladjax.experiments import prepared, runner, sources, stages
 from gladjax.experiments.runner import Evaluation, Record
 from gladjax.experiments.sources import Prepare, Source
 from gladjax.experiments.stages import Recipe
@@ -74,6 +74,7 @@ def parser(
         default=list(categories),
         help="their names; those of the paper that are not there are not run",
     )
+    add("--tfds", action="store_true", help="the folder holds prepared records")
     add("--cache", type=Path, help="folder for features and mixtures; OUTPUT/cache")
     runner.add_options(out)
     out.set_defaults(listed=bool(categories))
@@ -99,12 +100,18 @@ def available(options: argparse.Namespace) -> tuple[list[Dataset], list[str]]:
     found, missing = [], []
     for category in options.categories:
         root = options.data_root
-        if options.listed and (root is None or not (root / category).exists()):
+        known = root is not None and (options.tfds or (root / category).exists())
+        if options.listed and not known:
             missing.append(category)
             continue
-        one = datasets.load(
-            options.data, root=root, category=category, skip_bad=options.skip_bad
-        )
+        if options.tfds and root is not None:
+            one = prepared.dataset(
+                options.data, category, data_dir=root, folder=cache(options) / "tfds"
+            )
+        else:
+            one = datasets.load(
+                options.data, root=root, category=category, skip_bad=options.skip_bad
+            )
         found.append(one)
         for error in one.errors:
             click.echo(f"skipped: {error}", err=True)
