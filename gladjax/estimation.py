@@ -83,6 +83,7 @@ def maximize(
     num_rows: int | None = None,
     min_count: int = 2,
     shrinkage: Shrinkage = covariance.oas,
+    floor: Float[Array, ""] | None = None,
 ) -> GaussianMixture:
     """Fits every component to the samples that carry its label.
 
@@ -94,6 +95,7 @@ def maximize(
         ``min(n, k d)``.
       min_count: Components of fewer samples are dropped.
       shrinkage: Shrinkage intensity.
+      floor: Variance that stands in for 0; by default `floor_of` these samples.
 
     Returns:
       The mixture; dropped components have weight 0.
@@ -109,11 +111,8 @@ def maximize(
     counts = counts[:num_components]
     alive = counts >= min_count
     starts = jnp.cumsum(counts) - counts
-    total = jnp.maximum(jnp.sum(used), 1).astype(dtype)
-    middle = jnp.sum(jnp.where(used[:, None], features, 0), axis=0) / total
-    centred = jnp.where(used[:, None], features - middle[None, :], 0)
-    floor = FLOOR * jnp.sum(jnp.square(centred)) / (total * d)
-    floor = jnp.maximum(floor, 1e6 * jnp.finfo(dtype).tiny)
+    if floor is None:
+        floor = floor_of(features, used)
     # Sorted samples, with room to read and write whole blocks past the end.
     sorted_ = jnp.concatenate([features[order], jnp.zeros((d, d), dtype)])
 
@@ -154,6 +153,34 @@ def maximize(
         noise=noise,
         log_dets=log_dets,
     )
+
+
+def floor_of(
+    features: Float[Array, "n d"],
+    used: Bool[Array, " n"],
+    *,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Returns what `floor_variance` returns, inside of a trace.
+
+    Args:
+      features: Samples.
+      used: Which of them count.
+      axis_name: Axis of a `shard_map` over which the samples are spread.
+
+    Returns:
+      ``1e-6 tr(S_all) / d``, or a tiny number where that is 0.
+    """
+    dtype, d = features.dtype, features.shape[1]
+
+    def whole(part: Array) -> Array:
+        return part if axis_name is None else jax.lax.psum(part, axis_name)
+
+    total = jnp.maximum(whole(jnp.sum(used)), 1).astype(dtype)
+    middle = whole(jnp.sum(jnp.where(used[:, None], features, 0), axis=0)) / total
+    centred = jnp.where(used[:, None], features - middle[None, :], 0)
+    floor = FLOOR * whole(jnp.sum(jnp.square(centred))) / (total * d)
+    return jnp.maximum(floor, 1e6 * jnp.finfo(dtype).tiny)
 
 
 def _branches(

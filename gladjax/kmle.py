@@ -36,11 +36,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from gladjax import assign, covariance, estimation, mixture, seeding
+from gladjax import assign, covariance, estimation, iteration, seeding
 from gladjax.covariance import Shrinkage
+from gladjax.iteration import KMLEInfo as KMLEInfo
+from gladjax.iteration import Snapshot as Snapshot
 from gladjax.mixture import AnyArray, GaussianMixture
 
 Seeding = Callable[[Array, Array, int], Array]
+Assignment = Callable[[GaussianMixture, Array], tuple[Array, Array]]
 SEED_SAMPLES = 20_000  # Samples, at least, that centres are drawn from.
 
 
@@ -54,43 +57,6 @@ class KMLEState(NamedTuple):
 
     mixture: GaussianMixture
     iteration: Int[AnyArray, ""] | int
-
-
-class KMLEInfo(NamedTuple):
-    """What a step, or every step of a fit, reports.
-
-    Attributes:
-      log_likelihood: Mean over samples of ``max_k log(pi_k N_k)``, in nats, of the
-        mixture before the step.
-      num_components: Living components after the step.
-      labels: Assignment of the (last) step; -1 for invalid samples.
-      moved: Labels that differ from the previous step's (``fit`` only).
-      survivors: Components per sample left by the first bound (``fit`` only).
-      evaluated: Full costs per sample (``fit`` only).
-      converged: Whether the stopping rule was met (``fit`` only).
-    """
-
-    log_likelihood: Float[AnyArray, "*t"]
-    num_components: Int[AnyArray, "*t"]
-    labels: Int[AnyArray, " n"]
-    moved: Int[AnyArray, "*t"] | None = None
-    survivors: Float[AnyArray, "*t"] | None = None
-    evaluated: Float[AnyArray, "*t"] | None = None
-    converged: bool | None = None
-
-
-class Snapshot(NamedTuple):
-    """A fit between two iterations; enough to go on to the same result.
-
-    Attributes:
-      iteration: Steps done.
-      labels: The assignment, -1 for invalid samples.
-      history: Per step: log-likelihood, components, moved, survivors, evaluated.
-    """
-
-    iteration: int
-    labels: Int[np.ndarray, " n"]
-    history: Float[np.ndarray, "t 5"]
 
 
 def init(
@@ -121,7 +87,7 @@ def init(
       ValueError: If there are no samples or fewer than components.
     """
     features = jnp.asarray(features)
-    _check(features.shape, num_components, valid)
+    iteration.check(features.shape, num_components, valid)
     if features.shape[0] < num_components:
         raise ValueError(
             f"{features.shape[0]} samples are too few for {num_components} components"
@@ -149,6 +115,7 @@ def step(
     valid: Bool[AnyArray, " n"] | None = None,
     min_count: int = 2,
     shrinkage: Shrinkage = covariance.oas,
+    nearest: Assignment = assign.dense,
 ) -> tuple[KMLEState, KMLEInfo]:
     """Assigns every sample, then fits every component (Eqs. 1-3, 9).
 
@@ -158,6 +125,8 @@ def step(
       valid: Samples that count; all by default.
       min_count: Components of fewer samples are dropped: their weight is 0 from now on.
       shrinkage: Shrinkage intensity.
+      nearest: Returns labels and costs; `assign.pruned` is the same for less where
+        components and features are many.
 
     Returns:
       The next state, of the same shapes, and the log-likelihood before, the components
@@ -166,7 +135,7 @@ def step(
     features = jnp.asarray(features)
     old = state.mixture
     k, d = old.means.shape
-    labels, cost = assign.dense(old, features)
+    labels, cost = nearest(old, features)
     used = jnp.ones(labels.shape, bool) if valid is None else jnp.asarray(valid)
     labels = jnp.where(used, labels, -1)
     total = jnp.sum(jnp.where(used, cost, 0)) / jnp.sum(used).astype(cost.dtype)
@@ -226,12 +195,10 @@ def fit(  # noqa: PLR0913 - the paper's parameters, and how a long fit is watche
     """
     features = np.asarray(features) if isinstance(features, jax.Array) else features
     n = features.shape[0]
-    _check(features.shape, num_components, valid)
+    iteration.check(features.shape, num_components, valid)
     used = np.ones(n, bool) if valid is None else np.asarray(valid)
-    _check_fit(int(used.sum()), max_steps, tolerance, min_count)
-    # So few that one of them always has enough samples to live.
-    most = int(used.sum()) // max(2, min_count)
-    num_components = max(1, min(num_components, most))
+    iteration.check_fit(int(used.sum()), max_steps, tolerance, min_count)
+    num_components = iteration.usable(num_components, int(used.sum()), min_count)
     floor = estimation.floor_variance(features, used)
     estimate = estimation.Estimator(
         features, floor=floor, min_count=min_count, shrinkage=shrinkage
@@ -240,52 +207,18 @@ def fit(  # noqa: PLR0913 - the paper's parameters, and how a long fit is watche
         labels = _first_labels(key, features, used, num_components, seed)
         history = np.zeros((0, 5))
     else:
-        if resume.labels.shape != (n,):
-            raise ValueError(
-                f"the snapshot has {resume.labels.shape[0]} labels, not {n}: it is of "
-                "a fit to other features"
-            )
-        labels, history = resume.labels, resume.history
-        if len(labels) and labels.max() >= num_components:
-            raise ValueError("the snapshot is of a fit with more components")
-    fitted, changed = estimate(labels, num_components)
-    search = assign.Tracker(features, used)
-    converged = _stops(history, tolerance)
-    for iteration in range(len(history), max_steps):
-        if converged:
-            break
-        new_labels, cost, counts = search(fitted, labels, changed)
-        moved = int(np.sum(new_labels != labels))
-        labels = new_labels
-        mean_cost = float(np.mean(cost[used], dtype=np.float64))
-        fitted, changed = estimate(labels, num_components)
-        alive = int(np.isfinite(fitted.log_weights).sum())
-        d = features.shape[1]
-        likelihood = -0.5 * (mean_cost + d * math.log(2 * math.pi))
-        history = np.vstack([history, [likelihood, alive, moved, *counts]])
-        converged = _stops(history, tolerance)
-        if monitor is not None:
-            monitor(Snapshot(iteration + 1, labels, history))
-    alive = np.isfinite(fitted.log_weights)
-    renamed = np.where(alive, np.cumsum(alive) - 1, -1).astype(np.int32)
-    info = KMLEInfo(
-        log_likelihood=history[:, 0],
-        num_components=history[:, 1].astype(np.int32),
-        labels=np.where(labels >= 0, renamed[labels], -1).astype(np.int32),
-        moved=history[:, 2].astype(np.int64),
-        survivors=history[:, 3],
-        evaluated=history[:, 4],
-        converged=converged,
+        labels, history = iteration.resumed(resume, n, num_components)
+    return iteration.iterate(
+        estimate,
+        assign.Tracker(features, used),
+        labels,
+        history,
+        used=used,
+        num_components=num_components,
+        max_steps=max_steps,
+        tolerance=tolerance,
+        monitor=monitor,
     )
-    return mixture.compact(fitted), info
-
-
-def _stops(history: np.ndarray, tolerance: float) -> bool:
-    """Tells whether the last relative change is below the tolerance."""
-    if len(history) < 2:
-        return False
-    before, after = history[-2, 0], history[-1, 0]
-    return bool(abs(after - before) <= tolerance * abs(before))
 
 
 def _first_labels(
@@ -305,25 +238,3 @@ def _first_labels(
         found = np.asarray(nearest(padded, centres))[: len(part)]
         labels[first : first + len(part)] = found
     return np.where(used, labels, -1).astype(np.int32)
-
-
-def _check(shape: tuple[int, ...], num_components: int, valid: AnyArray | None) -> None:
-    if len(shape) != 2:
-        raise ValueError(f"features must be of shape (n, d), not {shape}")
-    if valid is not None and valid.shape != shape[:1]:
-        raise ValueError(f"valid must be of shape {shape[:1]}, not {valid.shape}")
-    if num_components < 1:
-        raise ValueError(f"num_components must be positive, not {num_components}")
-    if isinstance(valid, np.ndarray) and not valid.any():
-        raise ValueError("no sample is valid")
-
-
-def _check_fit(used: int, max_steps: int, tolerance: float, min_count: int) -> None:
-    if min_count < 1:
-        raise ValueError(f"min_count must be positive, not {min_count}")
-    if used < min_count:
-        raise ValueError(f"{used} samples are too few for min_count={min_count}")
-    if max_steps < 0:
-        raise ValueError(f"max_steps must be 0 or more, not {max_steps}")
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must be 0 or more, not {tolerance}")

@@ -11,16 +11,21 @@ from gladjax.mixture import AnyArray, GaussianMixture
 
 
 def dense(
-    mixture: GaussianMixture, features: Float[AnyArray, "n d"]
+    mixture: GaussianMixture,
+    features: Float[AnyArray, "n d"],
+    *,
+    limit: Float[Array, " n"] | None = None,
 ) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
     """Returns labels and costs by computing every cost, component after component.
 
     Args:
       mixture: The mixture.
       features: Samples.
+      limit: Costs below which a component must be to be of interest; none by default.
 
     Returns:
-      The labels, the first of equals, and the costs; memory is ``O(n d)``.
+      The labels, the first of equals, and the costs; memory is ``O(n d)``. Label -1 and
+      the limit itself where no cost is below it; without a limit label 0.
     """
     features = jnp.asarray(features)
     n = features.shape[0]
@@ -33,7 +38,10 @@ def dense(
         return labels, jnp.where(better, cost, least)
 
     fixed = jnp.asarray(mixture.log_dets) - 2 * jnp.asarray(mixture.log_weights)
-    first = (jnp.zeros((n,), jnp.int32), jnp.full((n,), jnp.inf, fixed.dtype))
+    if limit is None:
+        first = (jnp.zeros((n,), jnp.int32), jnp.full((n,), jnp.inf, fixed.dtype))
+    else:
+        first = (jnp.full((n,), -1, jnp.int32), limit)
     step = _scan(mixture, features)
     (labels, cost), _ = jax.lax.scan(
         lambda best, part: (visit(best, part[0], step(part)), None),
