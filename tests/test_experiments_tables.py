@@ -21,6 +21,7 @@ from gladjax.experiments import (
     prepared,
     quantile,
     randomised,
+    refinement,
     rows,
     sources,
     stages,
@@ -328,3 +329,43 @@ def test_experiments_read_prepared_records(root, tmp_path, monkeypatch):
     monkeypatch.setattr(prepared, "dataset", stand_in)
     run(figures, root, tmp_path, "--tfds")
     assert asked == [("mvtec", "plate", root, "tfds")]
+
+
+def test_a_guided_filter_keeps_the_edges_of_its_guide():
+    guide = np.zeros((40, 40))
+    guide[:, 20:] = 1.0
+    noisy = guide + np.random.default_rng(0).normal(0, 0.3, guide.shape)
+    found = refinement.guided(guide, noisy, radius=4, epsilon=1e-4)
+    blurred = refinement.box(noisy, 4)
+    assert np.abs(found - guide).mean() < 0.3 * np.abs(noisy - guide).mean()
+    assert np.abs(found - guide)[:, 18:22].max() < 0.25
+    assert np.abs(blurred - guide)[:, 18:22].max() > 0.4
+    flat = refinement.guided(np.full((9, 9), 0.5), np.full((9, 9), 2.0), radius=2)
+    np.testing.assert_allclose(flat, 2.0, rtol=1e-6)
+
+
+def test_window_means_are_means_over_windows(rng):
+    values = rng.normal(size=(7, 9))
+    padded = np.pad(values, 2, mode="edge")
+    expected = [
+        [padded[y : y + 5, x : x + 5].mean() for x in range(9)] for y in range(7)
+    ]
+    np.testing.assert_allclose(refinement.box(values, 2), expected, atol=1e-12)
+
+
+def test_a_refinement_is_kept_only_if_it_helps_everywhere(root, tmp_path):
+    records = run(refinement, root, tmp_path)
+    assert len(records) == 6
+    assert (tmp_path / "table.md").read_text().count("plate") == 6
+    rows_ = [
+        {"category": c, "method": m, "pixel_auroc": a, "aupro": b}
+        for c, m, a, b in [
+            ("x", "sigma 4", 0.9, 0.8),
+            ("y", "sigma 4", 0.9, 0.8),
+            ("x", "image", 0.91, 0.81),
+            ("y", "image", 0.91, 0.79),
+            ("x", "1 / d", 0.91, 0.81),
+            ("y", "1 / d", 0.92, 0.82),
+        ]
+    ]
+    assert refinement.helps(rows_) == ["1 / d"]
