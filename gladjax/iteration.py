@@ -11,14 +11,29 @@ Differs from the reference in: nothing, see `gladjax.kmle`.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from gladjax import mixture
-from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.mixture import AnyArray
 
+
+@runtime_checkable
+class Weighted(Protocol):
+    """A mixture, wherever its arrays are."""
+
+    @property
+    def log_weights(self) -> Any:  # noqa: ANN401 - an array on the host
+        """Logarithms of the weights."""
+
+    @property
+    def means(self) -> Any:  # noqa: ANN401 - an array anywhere
+        """Means."""
+
+
+M = TypeVar("M", bound=Weighted)
+C = TypeVar("C")
 Found = tuple[np.ndarray, np.ndarray, tuple[float, float]]
 
 
@@ -60,8 +75,8 @@ class Snapshot(NamedTuple):
 
 
 def iterate(  # noqa: PLR0913 - what `fit` has read of its options
-    estimate: Callable[[np.ndarray, int], tuple[GaussianMixture, AnyArray]],
-    search: Callable[[GaussianMixture, np.ndarray, AnyArray], Found],
+    estimate: Callable[[np.ndarray, int], tuple[M, C]],
+    search: Callable[[M, np.ndarray, C], Found],
     labels: Int[np.ndarray, " n"],
     history: Float[np.ndarray, "t 5"],
     *,
@@ -70,7 +85,7 @@ def iterate(  # noqa: PLR0913 - what `fit` has read of its options
     max_steps: int,
     tolerance: float,
     monitor: Callable[[Snapshot], None] | None = None,
-) -> tuple[GaussianMixture, KMLEInfo]:
+) -> tuple[M, KMLEInfo]:
     """Alternates the two steps until the stopping rule is met: the loop of `fit`.
 
     Args:
@@ -86,7 +101,8 @@ def iterate(  # noqa: PLR0913 - what `fit` has read of its options
       monitor: Called after every step.
 
     Returns:
-      The mixture without its dead components, and what happened.
+      The mixture, dead components included, and what happened; its labels count the
+      living components only.
     """
     fitted, changed = estimate(labels, num_components)
     converged = stops(history, tolerance)
@@ -117,7 +133,7 @@ def iterate(  # noqa: PLR0913 - what `fit` has read of its options
         evaluated=history[:, 4],
         converged=converged,
     )
-    return mixture.compact(fitted), info
+    return fitted, info
 
 
 def resumed(

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from gladjax import assign, covariance, estimation, iteration, seeding
+from gladjax import assign, covariance, estimation, iteration, mixture, seeding
 from gladjax.covariance import Shrinkage
 from gladjax.iteration import KMLEInfo as KMLEInfo
 from gladjax.iteration import Snapshot as Snapshot
@@ -208,7 +208,7 @@ def fit(  # noqa: PLR0913 - the paper's parameters, and how a long fit is watche
         history = np.zeros((0, 5))
     else:
         labels, history = iteration.resumed(resume, n, num_components)
-    return iteration.iterate(
+    fitted, info = iteration.iterate(
         estimate,
         assign.Tracker(features, used),
         labels,
@@ -219,6 +219,7 @@ def fit(  # noqa: PLR0913 - the paper's parameters, and how a long fit is watche
         tolerance=tolerance,
         monitor=monitor,
     )
+    return mixture.compact(fitted), info
 
 
 def _first_labels(
