@@ -24,6 +24,10 @@ means make the first threshold.
 Bounds are computed in the precision of the mixture and lowered by more than their
 rounding, full costs in the original coordinates, so rounding never prunes a winner.
 
+`nearest` runs all that in compiled kernels on the host, sample by sample. On an
+accelerator and inside of a trace `pruned` does it in JAX, with static shapes: bounds by
+matrix products, then lists of pairs, until none is left.
+
 Notation: ``n`` samples, ``k`` components, ``d`` features, ``r`` leading coordinates,
 ``r1`` of them evaluated for all components.
 
@@ -43,27 +47,47 @@ from gladjax.assign.candidates import local_candidates as local_candidates
 from gladjax.assign.candidates import pair_costs as pair_costs
 from gladjax.assign.dense import dense as dense
 from gladjax.assign.dense import distances as distances
-from gladjax.assign.nearest import AssignInfo as AssignInfo
+from gladjax.assign.info import AssignInfo as AssignInfo
+from gladjax.assign.marginals import Marginals as Marginals
+from gladjax.assign.marginals import axes as axes
+from gladjax.assign.marginals import marginals as marginals
+from gladjax.assign.nearest import BACKENDS as BACKENDS
 from gladjax.assign.nearest import nearest as nearest
 from gladjax.assign.nearest import nearest_info as nearest_info
+from gladjax.assign.nearest import uses_jax as uses_jax
+from gladjax.assign.plan import Plan as Plan
+from gladjax.assign.plan import plan as plan
+from gladjax.assign.pruned import pruned as pruned
+from gladjax.assign.pruned import pruned_info as pruned_info
+from gladjax.assign.routed import distances_of_pairs as distances_of_pairs
 from gladjax.assign.tracker import Tracker as Tracker
 
 __all__ = [
+    "BACKENDS",
     "CHUNK",
     "RAISE",
     "AssignInfo",
     "Bounds",
+    "Marginals",
+    "Plan",
     "Tracker",
+    "axes",
     "bounds",
     "candidates",
     "dense",
     "distances",
+    "distances_of_pairs",
     "local_candidates",
+    "marginals",
     "nearest",
     "nearest_info",
     "pair_costs",
+    "plan",
     "principal_axes",
     "project",
+    "pruned",
+    "pruned_info",
     "restrict",
     "tune",
+    "uses_jax",
 ]

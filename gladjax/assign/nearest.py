@@ -1,37 +1,21 @@
 """The nearest component of every sample, and a certificate (on the host)."""
 
-from typing import NamedTuple
-
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float, Int
 
 from gladjax.assign.bounds import TRIAL, Bounds, bounds, principal_axes, project, tune
 from gladjax.assign.candidates import CHUNK, candidates, pair_costs
-from gladjax.assign.dense import dense
+from gladjax.assign.info import AssignInfo
+from gladjax.assign.plan import plan
+from gladjax.assign.pruned import pruned
 from gladjax.mixture import AnyArray, GaussianMixture
 
+_pruned = jax.jit(pruned)
+BACKENDS = ("auto", "numba", "jax")
 GUESSES = 4  # Nearest means whose components are tried first.
-
-
-class AssignInfo(NamedTuple):
-    """How an assignment came about.
-
-    Attributes:
-      margin: For each sample, the least bound (or cost) of any other component minus
-        the cost of the winner: never negative, which certifies the label.
-      survivors: Components left per sample after the first rows, mean.
-      evaluated: Full costs per sample, mean.
-      rank: Leading coordinates ``r``.
-      stage: First rows ``r1``.
-    """
-
-    margin: Float[np.ndarray, " n"]
-    survivors: float
-    evaluated: float
-    rank: int
-    stage: int
 
 
 def nearest(
@@ -39,27 +23,62 @@ def nearest(
     features: Float[AnyArray, "n d"],
     *,
     start: Int[AnyArray, " n"] | None = None,
+    backend: str = "auto",
 ) -> tuple[Int[AnyArray, " n"], Float[AnyArray, " n"]]:
     """Returns the component of least cost of every sample (Eq. 1).
 
-    Outside of a trace and on a CPU the pruned search runs in compiled kernels on the
-    host; inside ``jit`` or ``vmap``, and on accelerators, in JAX.
+    The search is pruned everywhere: in compiled kernels on the host, or in JAX (see
+    `pruned`).
 
     Args:
       mixture: The mixture.
       features: Samples.
       start: A guess for each sample, -1 for none; it changes the time, never the
         answer.
+      backend: ``"numba"``, ``"jax"``, or ``"auto"``: Numba outside of a trace and on a
+        CPU, JAX inside ``jit`` or ``vmap`` and on accelerators.
 
     Returns:
       The labels of the dense argmin, the first of equals, and the costs ``D_k(u)``.
+
+    Raises:
+      ValueError: If the backend is none of these, or Numba is asked for in a trace.
     """
-    leaves = (*jax.tree.leaves(mixture), features, start)
-    traced = any(isinstance(leaf, Tracer) for leaf in leaves)
-    if traced or jax.default_backend() != "cpu":
-        return dense(mixture, features)
+    if uses_jax(backend, (mixture, features, start)):
+        if traced((mixture, features, start)):
+            return pruned(mixture, features, start=start)
+        chosen = plan(mixture, features)
+        return _pruned(mixture, jnp.asarray(features), start=start, plan=chosen)
     labels, cost, _ = nearest_info(mixture, features, start=start)
     return labels, cost
+
+
+def traced(arrays: object) -> bool:
+    """Tells whether one of the arrays of a pytree is inside of a trace."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
+
+
+def uses_jax(backend: str, arrays: object) -> bool:
+    """Tells whether a computation runs in JAX, or in Numba's kernels on the host.
+
+    Args:
+      backend: ``"numba"``, ``"jax"``, or ``"auto"`` to choose by platform.
+      arrays: A pytree of what it is given; traced arrays ask for JAX.
+
+    Returns:
+      True for JAX.
+
+    Raises:
+      ValueError: If the backend is none of these, or Numba is asked for in a trace.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {BACKENDS}, not {backend!r}")
+    inside = traced(arrays)
+    if inside and backend == "numba":
+        raise ValueError("backend='numba' runs on the host, not inside of a trace")
+    if backend == "auto":
+        return inside or jax.default_backend() != "cpu"
+    return backend == "jax"
 
 
 def nearest_info(
