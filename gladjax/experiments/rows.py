@@ -160,19 +160,19 @@ def features(
 
 
 def row(
-    output: Path, records: list[Record], key: Record, make: Callable[[], Record]
+    output: Path, records: list[Record], wanted: Record, make: Callable[[], Record]
 ) -> Record:
     """Returns the record of a row, computed and written only if it is not there.
 
     Args:
       output: Folder of ``results.json``.
       records: What is there; the new one is appended.
-      key: What identifies the row, see `gladjax.experiments.runner.KEY`.
+      wanted: What identifies the row, see `gladjax.experiments.runner.KEY`.
       make: Computes the rest of the row.
     """
-    found = runner.find(records, key)
+    found = runner.find(records, wanted)
     if found is None:
-        found = {**key, **make()}
+        found = {**wanted, **make()}
         records.append(found)
         runner.save_records(output, records)
     return found
