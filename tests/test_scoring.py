@@ -7,8 +7,9 @@ import oracles
 import pytest
 import scipy.ndimage
 import synthetic_mixtures as synthetic
+from test_assign import spikes
 
-from gladjax import mixture, scoring, weights
+from gladjax import assign, mixture, scoring, weights
 
 SHAPE = (4, 5)
 
@@ -77,6 +78,51 @@ def test_inside_a_trace_the_map_is_the_same(x64, d):
     got = jax.jit(scoring.log_prob_map)(fitted, listed, jnp.asarray(features))
     expected = oracles.log_prob_map(features, moments, local)
     np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("d", [1, 40, 200])
+def test_every_backend_gives_the_same_map(d):
+    rng = np.random.default_rng(0)
+    features, fitted, moments, local = example(rng, d, dtype=np.float32)
+    listed = sparse(local, np.float32)
+    expected = oracles.log_prob_map(features, moments, local)
+    allowed = 1e-3 + 1e-6 * np.abs(expected)
+    for backend in assign.BACKENDS:
+        for ready in (None, scoring.prepare(fitted, listed, backend=backend)):
+            got = scoring.log_prob_map(
+                fitted, listed, features, prepared=ready, backend=backend
+            )
+            assert isinstance(got, jax.Array) == (backend == "jax")
+            assert np.all(np.abs(np.asarray(got, np.float64) - expected) <= allowed)
+
+
+def test_compact_components_score_the_same_in_every_backend(x64):
+    # Fewer samples than features: spikes over noise, of many ranks.
+    rng = np.random.default_rng(0)
+    x, labels = synthetic.clusters(rng, [2, 3, 9, 17, 33, 60], 40)
+    fitted = spikes(x, labels, dtype=np.float64)
+    assert len(set(np.asarray(fitted.ranks).tolist())) > 4
+    features = rng.permutation(x)[:20].reshape(4, 5, 40)
+    local = rng.integers(0, 3, (4, 5, 6)).astype(float)
+    local[:, :, 0] += local.sum(axis=2) == 0
+    listed = sparse(local / local.sum(axis=2, keepdims=True), np.float64)
+    routed = scoring.log_prob_map(fitted, listed, features, backend="jax")
+    kernels = scoring.log_prob_map(fitted, listed, features, backend="numba")
+    np.testing.assert_allclose(routed, kernels, rtol=1e-10)
+
+
+def test_pairs_are_routed_once(rng):
+    _, fitted, _, local = example(rng, 8)
+    listed = sparse(local, np.float64)
+    blocks = scoring.pair_blocks(listed, 6)
+    slots = np.asarray(blocks.slots)[np.asarray(blocks.filled)]
+    np.testing.assert_array_equal(np.sort(slots), np.arange(len(listed.components)))
+    own = np.broadcast_to(np.asarray(blocks.group)[:, None], blocks.slots.shape)
+    np.testing.assert_array_equal(
+        listed.components[slots], own[np.asarray(blocks.filled)]
+    )
+    assert scoring.prepare(fitted, listed).blocks is None
+    assert scoring.prepare(fitted, listed, backend="jax").blocks is not None
 
 
 @pytest.mark.parametrize("sizes", [[(8, 8), (4, 4), (2, 2)], [(5, 6), (3, 4), (2, 3)]])
@@ -224,6 +270,21 @@ def test_no_smoothing_changes_nothing(rng):
 # Transformations
 
 
+def test_maps_vmap_like_a_loop():
+    features, fitted, _, local = example(np.random.default_rng(0), 8, dtype=np.float32)
+    listed = jax.tree.map(jnp.asarray, sparse(local, np.float32))
+    many = jnp.stack([jnp.asarray(features), 2 * jnp.asarray(features)])
+    ready = scoring.pair_blocks(listed, 6)
+
+    def one(x):
+        return scoring.routed_map(fitted, listed, x, blocks=ready)
+
+    got = jax.jit(jax.vmap(one))(many)
+    for i in range(2):
+        alone = scoring.log_prob_map(fitted, listed, np.asarray(many[i]))
+        np.testing.assert_allclose(got[i], alone, rtol=1e-4)
+
+
 def test_scores_vmap_like_a_loop(rng):
     maps = jnp.asarray(rng.normal(size=(3, 6, 6)), jnp.float32)
     masks = jnp.asarray(rng.random((3, 6, 6)) < 0.7)
@@ -258,6 +319,17 @@ def test_maps_of_another_size_are_refused():
         scoring.image_score(jnp.zeros((3, 3)), jnp.ones((3, 4), bool))
     with pytest.raises(ValueError, match="at least one"):
         scoring.aggregate([])
+
+
+def test_backends_that_cannot_be_are_refused():
+    features, fitted, _, local = example(np.random.default_rng(0), 8, dtype=np.float32)
+    listed = sparse(local, np.float32)
+    with pytest.raises(ValueError, match="backend"):
+        scoring.log_prob_map(fitted, listed, features, backend="torch")
+    with pytest.raises(ValueError, match="numba"):
+        jax.jit(lambda x: scoring.log_prob_map(fitted, listed, x, backend="numba"))(
+            features
+        )
 
 
 @pytest.mark.parametrize("q", [-0.1, 1.1, float("nan")])

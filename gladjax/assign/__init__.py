@@ -54,6 +54,7 @@ from gladjax.assign.marginals import marginals as marginals
 from gladjax.assign.nearest import BACKENDS as BACKENDS
 from gladjax.assign.nearest import nearest as nearest
 from gladjax.assign.nearest import nearest_info as nearest_info
+from gladjax.assign.nearest import traced as traced
 from gladjax.assign.nearest import uses_jax as uses_jax
 from gladjax.assign.plan import Plan as Plan
 from gladjax.assign.plan import plan as plan
@@ -88,6 +89,7 @@ __all__ = [
     "pruned",
     "pruned_info",
     "restrict",
+    "traced",
     "tune",
     "uses_jax",
 ]

@@ -11,7 +11,8 @@ of the sum inside the mask.
 A logarithm of a sum needs only the terms near the largest one: components more than
 `RANGE` above the least cost (20 nats, in float64 40) are left out, with an error below
 ``k e^-20``. The bounds of `gladjax.assign` find those that remain; on a CPU this runs
-in compiled kernels, inside a trace or on an accelerator every component is computed.
+in compiled kernels. Inside a trace or on an accelerator every active component is
+computed (`gladjax.scoring.routed`).
 
 Notation: ``h w`` the map, ``d`` features, ``k`` components, ``q`` the quantile.
 
@@ -25,6 +26,8 @@ from gladjax.scoring.maps import RANGE as RANGE
 from gladjax.scoring.maps import log_prob_map as log_prob_map
 from gladjax.scoring.prepared import Prepared as Prepared
 from gladjax.scoring.prepared import prepare as prepare
+from gladjax.scoring.routed import pair_blocks as pair_blocks
+from gladjax.scoring.routed import routed_map as routed_map
 from gladjax.scoring.summary import aggregate as aggregate
 from gladjax.scoring.summary import heat_map as heat_map
 from gladjax.scoring.summary import image_score as image_score
@@ -38,7 +41,9 @@ __all__ = [
     "heat_map",
     "image_score",
     "log_prob_map",
+    "pair_blocks",
     "prepare",
+    "routed_map",
     "smooth",
     "upsample",
 ]

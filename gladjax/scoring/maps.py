@@ -5,19 +5,20 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from gladjax import assign
 from gladjax.kernels import mixing, stage
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.scoring.prepared import Prepared, prepare
+from gladjax.scoring.routed import pair_blocks, routed_map
 from gladjax.weights import LocalWeights
 
 # Costs (twice the nats) above the least one at which a component is left out.
 RANGE = {np.dtype(np.float32): 40.0, np.dtype(np.float64): 80.0}
 NARROW = 160  # Up to this many features full costs are computed position by position.
-STAGE = 16  # Leading coordinates that every active component is looked at in.
+_routed_map = jax.jit(routed_map)
+STAGE = 24  # Leading coordinates that every active component is looked at in.
 
 
 def log_prob_map(
@@ -26,6 +27,7 @@ def log_prob_map(
     features: Float[AnyArray, "h w d"],
     *,
     prepared: Prepared | None = None,
+    backend: str = "auto",
 ) -> Float[AnyArray, "h w"]:
     """Returns the log-probability of every position.
 
@@ -34,12 +36,15 @@ def log_prob_map(
       local_weights: Its local weights, of the same map size.
       features: Feature map of one image.
       prepared: What `prepare` makes of these two, if it is at hand.
+      backend: ``"numba"``, ``"jax"``, or ``"auto"``: Numba outside of a trace and on a
+        CPU, JAX inside of a trace and on accelerators.
 
     Returns:
-      ``log p(x)`` in nats, a NumPy array on the host and a JAX array in a trace.
+      ``log p(x)`` in nats, a NumPy array from Numba and a JAX array from JAX.
 
     Raises:
-      ValueError: If the map size or the number of features does not fit.
+      ValueError: If the map size or the number of features does not fit, the backend
+        is none of these, or Numba is asked for in a trace.
     """
     if features.ndim != 3 or features.shape[:2] != local_weights.shape:
         raise ValueError(
@@ -51,10 +56,14 @@ def log_prob_map(
             f"{features.shape[2]} features, but the mixture has "
             f"{mixture.means.shape[1]}"
         )
-    leaves = jax.tree.leaves((mixture, local_weights, features))
-    traced = any(isinstance(leaf, Tracer) for leaf in leaves)
-    if traced or jax.default_backend() != "cpu":
-        return _dense_map(mixture, local_weights, jnp.asarray(features))
+    arrays = (mixture, local_weights, features)
+    if assign.uses_jax(backend, arrays):
+        blocks = None if prepared is None else prepared.blocks
+        inside = assign.traced(arrays)
+        if blocks is None and not inside:
+            blocks = pair_blocks(local_weights, mixture.means.shape[0])
+        program = routed_map if inside else _routed_map
+        return program(mixture, local_weights, jnp.asarray(features), blocks=blocks)
     mixture, local_weights = jax.tree.map(np.asarray, (mixture, local_weights))
     prepared = prepare(mixture, local_weights) if prepared is None else prepared
     return _sparse_map(mixture, local_weights, np.asarray(features), prepared)
@@ -70,9 +79,10 @@ def _sparse_map(
     samples = features.reshape(h * w, d).astype(mixture.means.dtype, copy=False)
     bounds = prepared.bounds
     y = assign.project(bounds, samples)
-    rank = min(STAGE, y.shape[1])
+    exact = y.shape[1] == d  # Then the bound is the cost but for its slack.
+    rank = d if exact else min(STAGE, y.shape[1])
     low = stage.first_rows(
-        y,
+        np.ascontiguousarray(y.T),
         prepared.entries,
         prepared.places,
         prepared.tasks,
@@ -81,7 +91,10 @@ def _sparse_map(
         prepared.addends,
         rank,
     )
-    if d <= NARROW:
+    if exact:
+        costs = prepared.addends + (low - prepared.addends) / (1 - assign.SLACK[y.dtype])
+        logs = mixing.log_sum_of_costs(local.starts, costs, RANGE[y.dtype], 32)
+    elif d <= NARROW:
         logs = mixing.log_sum(
             samples,
             y,
@@ -151,21 +164,3 @@ def _grouped(
     np.minimum.at(least, owner, values)
     terms = np.exp(-0.5 * (values - least[owner]).astype(np.float64))
     return np.log(np.bincount(owner, terms, minlength=n)) - 0.5 * least
-
-
-def _dense_map(
-    mixture: GaussianMixture, local: LocalWeights, features: Array
-) -> Float[Array, "h w"]:
-    h, w, d = features.shape
-    k = mixture.means.shape[0]
-    starts = jnp.asarray(local.starts)
-    entry = jnp.arange(local.components.shape[0], dtype=starts.dtype)
-    at = jnp.searchsorted(starts, entry, side="right") - 1
-    log_weights = jnp.full((h * w, k), -jnp.inf, features.dtype)
-    log_weights = log_weights.at[at, local.components].set(
-        jnp.asarray(local.log_weights), mode="drop"
-    )
-    distance = assign.distances(mixture, features.reshape(h * w, d))
-    fixed = jnp.asarray(mixture.log_dets)[None, :] + d * math.log(2 * math.pi)
-    log_density = -0.5 * (distance + fixed)
-    return jax.nn.logsumexp(log_weights + log_density, axis=1).reshape(h, w)

@@ -9,7 +9,13 @@ from jaxtyping import Float, Int
 from gladjax import assign, routing
 from gladjax.kernels import stage
 from gladjax.mixture import GaussianMixture
+from gladjax.routing import Blocks
+from gladjax.scoring.routed import pair_blocks
 from gladjax.weights import LocalWeights
+
+
+FEW = 48  # Up to this many features the bounds take all of them, and are the costs.
+RANK = 32  # Leading coordinates of more features.
 
 
 class Prepared(NamedTuple):
@@ -26,6 +32,7 @@ class Prepared(NamedTuple):
       entries: Entries, grouped by component.
       places: The position of each of them.
       tasks: Component, first and end in the grouped order, of each piece of work.
+      blocks: The same for JAX, on the device; None where Numba is to score.
     """
 
     bounds: assign.Bounds
@@ -34,22 +41,35 @@ class Prepared(NamedTuple):
     entries: Int[np.ndarray, " e"]
     places: Int[np.ndarray, " e"]
     tasks: Int[np.ndarray, "t 3"]
+    blocks: Blocks | None = None
 
 
 def prepare(
-    mixture: GaussianMixture, local_weights: LocalWeights, *, rank: int = 32
+    mixture: GaussianMixture,
+    local_weights: LocalWeights,
+    *,
+    rank: int = 32,
+    backend: str = "auto",
 ) -> Prepared:
     """Prepares a layer for repeated scoring.
 
     Args:
       mixture: The mixture.
       local_weights: Its local weights.
-      rank: Leading coordinates of the bounds.
+      rank: Leading coordinates of the bounds; by default all if they are few.
+      backend: What will score, see `log_prob_map`.
 
     Returns:
       Bounds and routing.
+
+    Raises:
+      ValueError: If the backend is not known.
     """
     mixture, local = jax.tree.map(np.asarray, (mixture, local_weights))
+    in_jax = assign.uses_jax(backend, ())
+    d = mixture.means.shape[1]
+    if rank is None:
+        rank = d if d <= FEW else RANK
     bounds = assign.bounds(mixture, assign.principal_axes(mixture.means), rank=rank)
     entries, starts = routing.group(local.components, len(mixture.means))
     count = len(local.starts) - 1
@@ -61,4 +81,5 @@ def prepare(
         entries=entries,
         places=owners[entries],
         tasks=routing.tasks(starts, size=stage.LANES),
+        blocks=pair_blocks(local, len(mixture.means)) if in_jax else None,
     )
