@@ -111,7 +111,7 @@ def by_frequency(source: Source, dataset: Dataset, recipe: stages.Recipe) -> Rec
         masks=runner.read_masks(dataset),
         seconds={},
     )
-    return {**runner.measures(result), "reduced": rows.reduced(recipe)}
+    return {**runner.measures(result), "reduced": stages.reduced(recipe)}
 
 
 def _grey(record: Listed) -> np.ndarray:

@@ -13,7 +13,6 @@ Reference: there is none.
 
 import argparse
 import csv
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +31,6 @@ from gladjax.experiments.sources import Prepare, Source
 from gladjax.experiments.stages import Recipe
 
 NOT_RUN = "not run here"
-PAPER = {"num_components": 1000, "max_samples": 0, "max_steps": 100}
-"""Settings of the paper that a quick run reduces."""
 
 
 class Result(NamedTuple):
@@ -211,16 +208,6 @@ def described(recipe: Recipe, *, local: bool, layers: Sequence[str]) -> Record:
     }
 
 
-def reduced(recipe: Recipe) -> Record:
-    """Returns the settings in which a run is smaller than the paper's, with both."""
-    chosen = dataclasses.asdict(recipe.settings)
-    return {
-        name: {"here": chosen[name], "paper": value}
-        for name, value in PAPER.items()
-        if chosen[name] != value
-    }
-
-
 def glad(
     source: Source,
     dataset: Dataset,
@@ -269,7 +256,7 @@ def glad(
         "fit_seconds": sum(v["seconds"] + v["weights_seconds"] for v in info.values()),
         "mixture_seconds": {k: v["seconds"] for k, v in info.items()},
         "seconds_per_image": result.seconds,
-        "reduced": reduced(recipe),
+        "reduced": stages.reduced(recipe),
     }
     return Result(record, result, fitted)
 

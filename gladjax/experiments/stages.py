@@ -30,6 +30,8 @@ from gladjax.experiments.store import Piece
 from gladjax.mixture import GaussianMixture
 from gladjax.weights import LocalWeights
 
+PAPER = {"num_components": 1000, "max_samples": 0, "max_steps": 100}
+"""Settings of the paper that a quick run reduces."""
 WEIGHTS = ("starts", "components", "log_weights")
 
 
@@ -73,6 +75,16 @@ class FittedLayer(NamedTuple):
     local_weights: LocalWeights
     log_maps: np.ndarray
     info: dict[str, Any]
+
+
+def reduced(recipe: Recipe) -> Record:
+    """Returns the settings in which a run is smaller than the paper's, with both."""
+    chosen = dataclasses.asdict(recipe.settings)
+    return {
+        name: {"here": chosen[name], "paper": value}
+        for name, value in PAPER.items()
+        if chosen[name] != value
+    }
 
 
 def has_em() -> bool:
