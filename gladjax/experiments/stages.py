@@ -77,7 +77,7 @@ class FittedLayer(NamedTuple):
     info: dict[str, Any]
 
 
-def reduced(recipe: Recipe) -> Record:
+def reduced(recipe: Recipe) -> dict[str, Any]:
     """Returns the settings in which a run is smaller than the paper's, with both."""
     chosen = dataclasses.asdict(recipe.settings)
     return {
