@@ -35,6 +35,7 @@ Differs from the reference in: nothing that shows; the paper computes all the co
 """
 
 from gladjax.assign.bounds import RAISE as RAISE
+from gladjax.assign.bounds import SLACK as SLACK
 from gladjax.assign.bounds import Bounds as Bounds
 from gladjax.assign.bounds import bounds as bounds
 from gladjax.assign.bounds import principal_axes as principal_axes
@@ -67,6 +68,7 @@ __all__ = [
     "BACKENDS",
     "CHUNK",
     "RAISE",
+    "SLACK",
     "AssignInfo",
     "Bounds",
     "Marginals",

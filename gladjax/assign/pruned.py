@@ -13,15 +13,11 @@ Notation: ``c`` samples of a chunk, ``k`` components, ``d`` features, ``r`` lead
 coordinates, ``p`` pairs listed at a time.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from gladjax import routing
-from gladjax.assign.bounds import RAISE
 from gladjax.assign.info import AssignInfo
 from gladjax.assign.marginals import (
     Marginals,
@@ -31,6 +27,7 @@ from gladjax.assign.marginals import (
     marginals,
     project,
 )
+from gladjax.assign.pending import Search, listed, update, wanted
 from gladjax.assign.plan import RANK, STAGE, Plan
 from gladjax.assign.routed import SLOTS, distances_of_pairs, drain
 from gladjax.covariance import PRECISION
@@ -38,30 +35,6 @@ from gladjax.mixture import AnyArray, GaussianMixture
 
 CHUNK = 2048  # Samples whose bounds are held at once.
 LISTED = 8  # Pairs per sample listed at a time for the second bound.
-
-
-class _Search(NamedTuple):
-    """What is known of the samples of a chunk.
-
-    Attributes:
-      labels: Best component so far, -1 for none.
-      cost: Its cost, or the limit.
-      bounds: Lower bounds of all costs; the costs themselves where computed.
-      open: Pairs whose full cost is not computed.
-      coarse: Pairs whose bound is of the first kind.
-      round: Full costs were computed so many times.
-      survivors: Pairs left by the first bounds.
-      evaluated: Full costs so far.
-    """
-
-    labels: Int[Array, " c"]
-    cost: Float[Array, " c"]
-    bounds: Float[Array, "c k"]
-    open: Bool[Array, "c k"]
-    coarse: Bool[Array, "c k"]
-    round: Int[Array, ""]
-    survivors: Int[Array, ""]
-    evaluated: Int[Array, ""]
 
 
 def pruned(
@@ -174,7 +147,7 @@ def _chunk(
     y, lengths = project(shared, samples)
     alive = jnp.isfinite(shared.constants)
     zero = jnp.zeros((), jnp.int32)
-    state = _Search(
+    state = Search(
         labels=jnp.full((c,), -1, jnp.int32),
         cost=limit,
         bounds=bounds_of_all(shared, y, lengths, rank=stage),
@@ -185,19 +158,20 @@ def _chunk(
         evaluated=zero,
     )
     known = (guess >= 0) & alive[guess]
+    guess = jnp.where(known, guess, _nearest_mean(shared, y))
 
-    def body(state: _Search) -> _Search:
+    def body(state: Search) -> Search:
         early = state.round < 2
-        first = known & (state.round == 0)
+        first = state.round == 0
         owner, component = jax.lax.cond(
             early,
             lambda: _least(state, jnp.where(first, guess, -1)),
-            lambda: _listed(_wanted(state), c),
+            lambda: listed(wanted(state), c),
         )
         distance = distances_of_pairs(mixture, samples, owner, component)
         cost = distance + shared.constants[component]
-        state = _update(state, owner, component, cost)
-        left = jnp.sum(_wanted(state), dtype=jnp.int32)
+        state = update(state, owner, component, cost)
+        left = jnp.sum(wanted(state), dtype=jnp.int32)
         state = state._replace(
             survivors=jnp.where(state.round == 0, left, state.survivors),
             round=state.round + 1,
@@ -205,36 +179,44 @@ def _chunk(
         two_stages = stage < shared.basis.shape[1]
         return _refine(state, shared, y, lengths) if two_stages else state
 
-    state = jax.lax.while_loop(lambda state: jnp.any(_wanted(state)), body, state)
+    state = jax.lax.while_loop(lambda state: jnp.any(wanted(state)), body, state)
     others = jnp.arange(k, dtype=jnp.int32)[None, :] != state.labels[:, None]
     margin = jnp.min(jnp.where(others, state.bounds, jnp.inf), axis=1) - state.cost
     margin = jnp.where(state.labels >= 0, margin, 0)
     return state.labels, state.cost, margin, state.survivors, state.evaluated
 
 
-def _least(state: _Search, guess: Array) -> tuple[Array, Array]:
+def _nearest_mean(shared: Marginals, y: Array) -> Int[Array, " c"]:
+    """Returns the living component of nearest mean, in the leading coordinates."""
+    half = 0.5 * jnp.sum(jnp.square(shared.means), axis=1)
+    half = jnp.where(jnp.isfinite(shared.constants), half, jnp.inf)
+    gain = jnp.matmul(y, shared.means.T, precision=PRECISION) - half[None, :]
+    return jnp.argmax(gain, axis=1).astype(jnp.int32)
+
+
+def _least(state: Search, guess: Array) -> tuple[Array, Array]:
     """Returns one pair per sample: the guess, else the one of least bound."""
     c = guess.shape[0]
     own = jnp.arange(c, dtype=jnp.int32)
     nearest = jnp.where(state.open, state.bounds, jnp.inf)
     component = jnp.argmin(nearest, axis=1).astype(jnp.int32)
     component = jnp.where(guess >= 0, guess, component)
-    wanted = jnp.take_along_axis(_wanted(state), component[:, None], axis=1)[:, 0]
-    return own, jnp.where(wanted, component, -1)
+    hopeful = jnp.take_along_axis(wanted(state), component[:, None], axis=1)[:, 0]
+    return own, jnp.where(hopeful, component, -1)
 
 
-def _refine(state: _Search, shared: Marginals, y: Array, lengths: Array) -> _Search:
+def _refine(state: Search, shared: Marginals, y: Array, lengths: Array) -> Search:
     """Raises the bounds that are below the threshold to those of all coordinates."""
     c, k = state.bounds.shape
     norms = jnp.sqrt(jnp.sum(jnp.square(shared.factors), axis=(1, 2)))
 
-    def wanted(carry: tuple[Array, Array]) -> Array:
+    def rough(carry: tuple[Array, Array]) -> Array:
         bounds, coarse = carry
-        return coarse & _wanted(state._replace(bounds=bounds))
+        return coarse & wanted(state._replace(bounds=bounds))
 
     def body(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         bounds, coarse = carry
-        owner, component = _listed(wanted(carry), LISTED * c)
+        owner, component = listed(rough(carry), LISTED * c)
 
         def visit(slots: Array, filled: Array, group: Array) -> Array:
             own = owner[slots]
@@ -255,47 +237,6 @@ def _refine(state: _Search, shared: Marginals, y: Array, lengths: Array) -> _Sea
 
     start = (state.bounds, state.coarse)
     bounds, coarse = jax.lax.while_loop(
-        lambda carry: jnp.any(wanted(carry)), body, start
+        lambda carry: jnp.any(rough(carry)), body, start
     )
     return state._replace(bounds=bounds, coarse=coarse)
-
-
-def _wanted(state: _Search) -> Bool[Array, "c k"]:
-    """Tells which open pairs may still win."""
-    eps = np.finfo(state.cost.dtype).eps
-    raised = state.cost + RAISE[np.dtype(state.cost.dtype)]
-    raised = raised + 10 * eps * jnp.abs(state.cost)
-    raised = jnp.where(jnp.isfinite(state.cost), raised, state.cost)
-    return state.open & (state.bounds <= raised[:, None])
-
-
-def _listed(mask: Bool[Array, "c k"], size: int) -> tuple[Array, Array]:
-    """Returns the first pairs of a mask: samples, and components or -1."""
-    c, k = mask.shape
-    index = jnp.nonzero(mask.ravel(), size=size, fill_value=c * k)[0]
-    index = index.astype(jnp.int32)
-    inside = index < c * k
-    owner = jnp.where(inside, index // k, 0)
-    return owner, jnp.where(inside, index % k, -1)
-
-
-def _update(state: _Search, owner: Array, component: Array, cost: Array) -> _Search:
-    """Takes the full costs of some pairs into account; component -1 is no pair."""
-    c, k = state.bounds.shape
-    taken = component >= 0
-    value = jnp.where(taken & ~jnp.isnan(cost), cost, jnp.inf)
-    best = state.cost.at[owner].min(value)
-    wins = taken & (value == best[owner])
-    winner = jnp.full((c,), k, jnp.int32)
-    winner = winner.at[owner].min(jnp.where(wins, component, k))
-    # The first of equals; a limit that is met is no component.
-    old = jnp.where((state.labels >= 0) & (state.cost == best), state.labels, k)
-    label = jnp.minimum(winner, old)
-    column = jnp.where(taken, component, k)
-    return state._replace(
-        labels=jnp.where(label < k, label, -1),
-        cost=best,
-        bounds=state.bounds.at[owner, column].set(value, mode="drop"),
-        open=state.open.at[owner, column].set(False, mode="drop"),
-        evaluated=state.evaluated + jnp.sum(taken, dtype=jnp.int32),
-    )
