@@ -30,7 +30,19 @@ def _full(x, mean, rows, variances, noise, e, y):
     for j in range(d):
         e[j] = x[j] - mean[j]
     total = e[0] * 0
-    for t in range(r):
+    whole = r - r % 4
+    for t in range(0, whole, 4):
+        r0, r1, r2, r3 = rows[t], rows[t + 1], rows[t + 2], rows[t + 3]
+        z0, z1, z2, z3 = r0[0] * e[0], r1[0] * e[0], r2[0] * e[0], r3[0] * e[0]
+        for j in range(1, d):
+            x = e[j]
+            z0 += r0[j] * x
+            z1 += r1[j] * x
+            z2 += r2[j] * x
+            z3 += r3[j] * x
+        y[t], y[t + 1], y[t + 2], y[t + 3] = z0, z1, z2, z3
+        total += (z0 * z0 + z1 * z1) + (z2 * z2 + z3 * z3)
+    for t in range(whole, r):
         row = rows[t]
         z = row[0] * e[0]
         for j in range(1, d):
@@ -141,6 +153,38 @@ def log_sum(
             total = 0.0
             for a in range(kept):
                 total += np.exp(0.5 * (best - cost[a]))
+            out[i] = np.log(total) - 0.5 * best
+    return out
+
+
+@numba.njit(**PARALLEL)
+@no_type_check
+def log_sum_of_costs(starts, costs, span, chunk):
+    """Returns ``log sum_k exp(-cost_k / 2)`` where all costs are known.
+
+    Args:
+      starts: First entry of each position, and the end.
+      costs: Cost of each entry.
+      span: Costs further than this from the least one are left out.
+      chunk: Positions per task.
+
+    Returns:
+      The logarithms, ``(n,)``; minus infinity where nothing is active.
+    """
+    n = starts.shape[0] - 1
+    out = np.empty(n, np.float64)
+    for task in numba.prange((n + chunk - 1) // chunk):
+        for i in range(task * chunk, min(n, (task + 1) * chunk)):
+            best = np.inf
+            for a in range(starts[i], starts[i + 1]):
+                best = min(best, costs[a])
+            if best == np.inf:
+                out[i] = -np.inf
+                continue
+            total = 0.0
+            for a in range(starts[i], starts[i + 1]):
+                if costs[a] <= best + span:
+                    total += np.exp(0.5 * (best - np.float64(costs[a])))
             out[i] = np.log(total) - 0.5 * best
     return out
 

@@ -11,18 +11,66 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-from gladjax.kernels.flags import PARALLEL
+from gladjax.kernels.flags import PARALLEL, SERIAL
 
-LANES = 32  # Positions of a task.
+LANES = 64  # Positions of a task.
+
+
+@numba.njit(**SERIAL)
+@no_type_check
+def _four_rows(e, rows, i, m, z, total):
+    """Adds the squares of rows ``i`` to ``i + 3`` for ``m`` positions; ``4 | i``."""
+    p0 = i * (i + 1) // 2
+    p1 = p0 + i + 1
+    p2 = p1 + i + 2
+    p3 = p2 + i + 3
+    z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
+    # The triangle at the diagonal, then two columns at a time.
+    e0, e1, e2, e3 = e[i], e[i + 1], e[i + 2], e[i + 3]
+    a0, a1, b1 = rows[p0 + i], rows[p1 + i], rows[p1 + i + 1]
+    a2, b2, c2 = rows[p2 + i], rows[p2 + i + 1], rows[p2 + i + 2]
+    a3, b3, c3, d3 = rows[p3 + i], rows[p3 + i + 1], rows[p3 + i + 2], rows[p3 + i + 3]
+    for a in range(m):
+        z0[a] = a0 * e0[a]
+        z1[a] = a1 * e0[a] + b1 * e1[a]
+        z2[a] = a2 * e0[a] + b2 * e1[a] + c2 * e2[a]
+        z3[a] = (a3 * e0[a] + b3 * e1[a]) + (c3 * e2[a] + d3 * e3[a])
+    for j in range(0, i, 2):
+        u0, v0, u1, v1 = rows[p0 + j], rows[p0 + j + 1], rows[p1 + j], rows[p1 + j + 1]
+        u2, v2, u3, v3 = rows[p2 + j], rows[p2 + j + 1], rows[p3 + j], rows[p3 + j + 1]
+        eu, ev = e[j], e[j + 1]
+        for a in range(m):
+            x, y = eu[a], ev[a]
+            z0[a] += u0 * x + v0 * y
+            z1[a] += u1 * x + v1 * y
+            z2[a] += u2 * x + v2 * y
+            z3[a] += u3 * x + v3 * y
+    for a in range(m):
+        total[a] += (z0[a] * z0[a] + z1[a] * z1[a]) + (z2[a] * z2[a] + z3[a] * z3[a])
+
+
+@numba.njit(**SERIAL)
+@no_type_check
+def _one_row(e, rows, i, m, z, total):
+    """Adds the square of row ``i`` for ``m`` positions."""
+    p = i * (i + 1) // 2
+    z0 = z[0]
+    z0[:m] = 0
+    for j in range(i + 1):
+        u, eu = rows[p + j], e[j]
+        for a in range(m):
+            z0[a] += u * eu[a]
+    for a in range(m):
+        total[a] += z0[a] * z0[a]
 
 
 @numba.njit(**PARALLEL)
 @no_type_check
-def first_rows(y, entries, places, tasks, means, rows, addends, rank):
+def first_rows(y, entries, places, tasks, means, rows, addends, rank, scale):
     """Returns a lower bound of the cost of every active pair.
 
     Args:
-      y: Leading coordinates of all positions, ``(n, r)``.
+      y: Leading coordinates of all positions, coordinate by coordinate, ``(r, n)``.
       entries: Entries of the list of active components, grouped by component.
       places: Position of each of them.
       tasks: ``(t, 3)``: component, first, end (in the grouped order), at most `LANES`.
@@ -30,45 +78,28 @@ def first_rows(y, entries, places, tasks, means, rows, addends, rank):
       rows: Packed whitening rows, ``(k, r (r + 1) / 2)``.
       addends: What each entry adds to the distance.
       rank: Number of rows, at most ``r``.
+      scale: Factor of the distance.
 
     Returns:
-      Partial distance plus addend of each entry.
+      Partial distance times factor plus addend of each entry.
     """
     out = np.empty(addends.shape[0], y.dtype)
     for t in numba.prange(tasks.shape[0]):
         c, first, end = tasks[t, 0], tasks[t, 1], tasks[t, 2]
-        e = np.zeros((rank, LANES), y.dtype)
-        z = np.empty(LANES, y.dtype)
+        m = end - first
+        e = np.empty((rank, LANES), y.dtype)
+        z = np.empty((4, LANES), y.dtype)
         total = np.zeros(LANES, y.dtype)
-        for a in range(end - first):
-            x = y[places[first + a]]
-            for j in range(rank):
-                e[j, a] = x[j] - means[c, j]
-        p = 0
-        for i in range(rank):
-            for a in range(LANES):
-                z[a] = rows[c, p + i] * e[i, a]
-            j = 0
-            while j + 3 < i:
-                w0, w1 = rows[c, p + j], rows[c, p + j + 1]
-                w2, w3 = rows[c, p + j + 2], rows[c, p + j + 3]
-                for a in range(LANES):
-                    z[a] += (
-                        w0 * e[j, a]
-                        + w1 * e[j + 1, a]
-                        + w2 * e[j + 2, a]
-                        + w3 * e[j + 3, a]
-                    )
-                j += 4
-            while j < i:
-                w0 = rows[c, p + j]
-                for a in range(LANES):
-                    z[a] += w0 * e[j, a]
-                j += 1
-            p += i + 1
-            for a in range(LANES):
-                total[a] += z[a] * z[a]
-        for a in range(end - first):
+        for j in range(rank):
+            mean = means[c, j]
+            for a in range(m):
+                e[j, a] = y[j, places[first + a]] - mean
+        whole = rank - rank % 4
+        for i in range(0, whole, 4):
+            _four_rows(e, rows[c], i, m, z, total)
+        for i in range(whole, rank):
+            _one_row(e, rows[c], i, m, z, total)
+        for a in range(m):
             entry = entries[first + a]
-            out[entry] = total[a] + addends[entry]
+            out[entry] = scale * total[a] + addends[entry]
     return out

@@ -90,10 +90,10 @@ def _sparse_map(
         bounds.rows,
         prepared.addends,
         rank,
+        y.dtype.type(1 / (1 - assign.SLACK[y.dtype]) if exact else 1),
     )
     if exact:
-        costs = prepared.addends + (low - prepared.addends) / (1 - assign.SLACK[y.dtype])
-        logs = mixing.log_sum_of_costs(local.starts, costs, RANGE[y.dtype], 32)
+        logs = mixing.log_sum_of_costs(local.starts, low, RANGE[y.dtype], 32)
     elif d <= NARROW:
         logs = mixing.log_sum(
             samples,

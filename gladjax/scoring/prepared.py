@@ -13,7 +13,6 @@ from gladjax.routing import Blocks
 from gladjax.scoring.routed import pair_blocks
 from gladjax.weights import LocalWeights
 
-
 FEW = 48  # Up to this many features the bounds take all of them, and are the costs.
 RANK = 32  # Leading coordinates of more features.
 
