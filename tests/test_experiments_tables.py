@@ -94,7 +94,7 @@ def test_pieces_are_computed_once(root, tmp_path, monkeypatch):
 
     for name in ("_mixture", "_weights", "log_maps"):
         monkeypatch.setattr(stages, name, refuse)
-    monkeypatch.setattr(sources, "_extract", refuse)
+    monkeypatch.setattr(sources._Reader, "piece", refuse)
     again = both()
     for name in ("image_auroc", "pixel_auroc", "model_bytes", "fit_seconds"):
         assert first[name] == again[name]

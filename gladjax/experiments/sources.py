@@ -33,6 +33,7 @@ Prepare = Callable[[str, int, np.ndarray], np.ndarray]
 Progress = Callable[[str, int, int], None]
 Maps = dict[str, np.ndarray]
 NO_IMAGE = np.zeros((0, 0, 3), np.float32)
+PART = 64  # Images of a piece.
 TIMED = 8  # Images of which the time of the features is the median.
 
 
@@ -94,26 +95,38 @@ def extract(
         "prepared": prepared,
     }
     blank = _blank(dataset, network, settings, prepare)
+    found, seconds = {}, {}
+    for split, records in (("train", dataset.train), ("test", dataset.test)):
+        pieces = []
+        for first in range(0, len(records), PART):
+            reader = _Reader(blank, prepare, progress, split, len(records))
+            chosen = records[first : first + PART]
+            part = {**described, "split": split, "first": first}
 
-    def make() -> Piece:
-        return _extract(blank, dataset, prepare, progress)
+            def make(reader=reader, chosen=chosen, first=first) -> Piece:  # noqa: ANN001
+                return reader.piece(chosen, first)
 
-    piece = store.get(folder, described, make, name="features")
-    layers = network.layers
-    arrays = piece.arrays
-    shape = (len(dataset.test), *blank.mask.shape)
-    valid = np.broadcast_to(arrays["test valid"], shape)
-    moved = zip(valid, arrays["test transform"], strict=True)
+            pieces.append(store.get(folder, part, make, name="features"))
+        found[split] = _joined([piece.arrays for piece in pieces])
+        for name in pieces[0].info["seconds"] if pieces else ():
+            times = [piece.info["seconds"][name] for piece in pieces]
+            seconds[name] = statistics.median(t for t in times if t is not None)
+    train, test, layers = found["train"], found["test"], network.layers
+    moved = zip(test["valid"], test["transform"], strict=True)
     return Source(
         folder=folder,
         described=described,
         blank=blank,
-        train={name: arrays[f"train {name}"] for name in layers},
-        test={name: arrays[f"test {name}"] for name in layers},
-        valid=arrays["train valid"],
+        train={name: train[name] for name in layers},
+        test={name: test[name] for name in layers},
+        valid=train["valid"] if settings.motion else train["valid"][:1],
         aligned=[Aligned(NO_IMAGE, v, T, None) for v, T in moved],
-        seconds=piece.info["seconds"],
+        seconds=seconds,
     )
+
+
+def _joined(parts: Sequence[Maps]) -> Maps:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _blank(
@@ -131,56 +144,53 @@ def _blank(
 
 
 class _Reader:
-    """Reads, prepares and aligns the images of a split, and notes how long it takes."""
+    """Reads, prepares and aligns images of a split, and notes how long it takes."""
 
-    def __init__(self, blank: Detector, prepare: Prepare | None) -> None:
-        self._blank, self._prepare = blank, prepare
-        self.times: dict[str, list[float]] = {"read": [], "align": [], "features": []}
-        self.valid: list[np.ndarray] = []
-        self.transforms: list[np.ndarray] = []
+    def __init__(
+        self,
+        blank: Detector,
+        prepare: Prepare | None,
+        progress: Progress | None,
+        split: str,
+        total: int,
+    ) -> None:
+        self._blank, self._prepare, self._progress = blank, prepare, progress
+        self._split, self._total = split, total
+        self._times: dict[str, list[float]] = {"read": [], "align": [], "features": []}
+        self._aligned: list[Aligned] = []
 
-    def __call__(
-        self, split: str, records: Sequence[Listed], progress: Progress | None
-    ) -> Iterator[np.ndarray]:
-        self.valid, self.transforms = [], []
-        for number, record in enumerate(records):
+    def piece(self, records: Sequence[Listed], first: int) -> Piece:
+        """Returns the features of some images, of which the first has this number."""
+        arrays = features.extract_batches(
+            self._blank.backbone, self._images(records, first)
+        )
+        arrays["valid"] = np.stack([one.valid for one in self._aligned])
+        arrays["transform"] = np.stack([one.transform for one in self._aligned])
+        seconds = {
+            name: statistics.median(times) if times else None
+            for name, times in self._times.items()
+        }
+        return Piece(arrays, {"seconds": seconds})
+
+    def _images(self, records: Sequence[Listed], first: int) -> Iterator[np.ndarray]:
+        tell, prepare = self._progress, self._prepare
+        for number, record in enumerate(records, start=first):
             begun = time.perf_counter()
             image = images.read(record.image)
-            if self._prepare is not None:
-                image = self._prepare(split, number, image)
+            if prepare is not None:
+                image = prepare(self._split, number, image)
             read = time.perf_counter()
             item = detector.align_image(self._blank, image)
             aligned = time.perf_counter()
-            self.times["read"].append(read - begun)
-            self.times["align"].append(aligned - read)
-            self.valid.append(item.valid)
-            self.transforms.append(item.transform)
-            if split == "test" and number < TIMED:
+            self._times["read"].append(read - begun)
+            self._times["align"].append(aligned - read)
+            self._aligned.append(item._replace(image=NO_IMAGE))
+            if number < TIMED:
                 detector.features(self._blank, item)
-                self.times["features"].append(time.perf_counter() - aligned)
-            if progress is not None:
-                progress(f"features, {split}", number + 1, len(records))
+                self._times["features"].append(time.perf_counter() - aligned)
+            if tell is not None:
+                tell(f"features, {self._split}", number + 1, self._total)
             yield item.image
-
-
-def _extract(
-    blank: Detector,
-    dataset: Dataset,
-    prepare: Prepare | None,
-    progress: Progress | None,
-) -> Piece:
-    arrays: Maps = {}
-    reader = _Reader(blank, prepare)
-    for split, records in (("train", dataset.train), ("test", dataset.test)):
-        found = features.extract_batches(
-            blank.backbone, reader(split, records, progress)
-        )
-        arrays |= {f"{split} {name}": value for name, value in found.items()}
-        whole = reader.valid if blank.reference is not None else reader.valid[:1]
-        arrays[f"{split} valid"] = np.stack(whole)
-        arrays[f"{split} transform"] = np.stack(reader.transforms)
-    seconds = {name: statistics.median(t) for name, t in reader.times.items()}
-    return Piece(arrays, {"seconds": seconds})
 
 
 def subset(
