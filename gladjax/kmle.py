@@ -13,6 +13,9 @@ stopping rule, and does only what must be done: the assignment is pruned
 sample whose component did not change is compared with the changed components only.
 None of this changes a label.
 
+Samples that come later are learnt by `update` (`gladjax.online`), from the `statistics`
+of those that were learnt.
+
 Notation: ``n`` samples ``u``, ``k`` components, ``d`` features, ``t`` iterations.
 
 Differs from the reference in
@@ -41,6 +44,9 @@ from gladjax.covariance import Shrinkage
 from gladjax.iteration import KMLEInfo as KMLEInfo
 from gladjax.iteration import Snapshot as Snapshot
 from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.online import Statistics as Statistics
+from gladjax.online import statistics as statistics
+from gladjax.online import update as update
 
 Seeding = Callable[[Array, Array, int], Array]
 Assignment = Callable[[GaussianMixture, Array], tuple[Array, Array]]
