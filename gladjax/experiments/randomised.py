@@ -4,8 +4,8 @@
         --output OUT
 
 Each seed is one randomised version of a category (`gladjax.datasets.randomised`):
-training and test images are turned by any angle and shifted by up to 4 % of the side,
-and masks with them. GLAD aligns (Euclidean motions, after a search over all angles),
+training and test images are turned by any angle (``--max-angle 10``: up to ten degrees)
+and shifted by up to 4 % of the side, and masks with them. GLAD aligns (Euclidean motions, after a search over all angles),
 the others and ``glad, not aligned`` see the images as they are. The row of the original
 images stands above. A category of the paper that is not there is named as not run.
 Expected: without alignment every method falls by several points, GLAD with alignment
@@ -21,6 +21,7 @@ Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023, section 4.4, Tabl
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import click
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         categories=paper.randomised_categories(),
     )
     comparison.add_options(parser, methods=METHODS, default=DEFAULT)
+    parser.add_argument(
+        "--max-angle", type=float, default=180.0, help="either way, in degrees"
+    )
     options = parser.parse_args(arguments)
     with runner.errors():
         sets, missing = rows.available(options)
@@ -79,8 +83,10 @@ def _version(
     """Computes the rows of one version of a category; None is the original."""
     prepare, masks, name = None, None, ""
     if version is not None:
-        prepare, masks = moved(dataset, version)
+        prepare, masks = moved(dataset, version, max_angle=options.max_angle)
         name = f"randomised {version}"
+        if options.max_angle != 180:
+            name += f" by {options.max_angle:g} degrees"
     for method in options.methods:
         plain = dataclasses.replace(rows.settings(options), motion="", coarse=False)
         turned = dataclasses.replace(plain, motion="euclidean", coarse=True)
@@ -103,12 +109,15 @@ def _version(
         )
 
 
-def moved(dataset: Dataset, version: int) -> tuple[Prepare, np.ndarray | None]:
+def moved(
+    dataset: Dataset, version: int, *, max_angle: float = 180.0
+) -> tuple[Prepare, np.ndarray | None]:
     """Returns how the images of a version are moved, and the moved masks.
 
     Args:
       dataset: The data set.
       version: Which version.
+      max_angle: Largest turn either way, in degrees.
 
     Returns:
       A function of split, number and image, and masks ``(n, 256, 256)``; None where
@@ -116,7 +125,11 @@ def moved(dataset: Dataset, version: int) -> tuple[Prepare, np.ndarray | None]:
     """
     keys = jax.random.split(jax.random.key(version))
     motions = {
-        split: np.asarray(randomised.draw(key, len(records), METRIC_SIZE))
+        split: np.asarray(
+            randomised.draw(
+                key, len(records), METRIC_SIZE, max_angle=math.radians(max_angle)
+            )
+        )
         for split, key, records in zip(
             ("train", "test"), keys, (dataset.train, dataset.test), strict=True
         )
