@@ -4,12 +4,13 @@
         --output OUT
 
 Each seed is one randomised version of a category (`gladjax.datasets.randomised`):
-training and test images are turned by any angle (``--max-angle 10``: up to ten degrees)
-and shifted by up to 4 % of the side, and masks with them. GLAD aligns (Euclidean motions, after a search over all angles),
-the others and ``glad, not aligned`` see the images as they are. The row of the original
-images stands above. A category of the paper that is not there is named as not run.
-Expected: without alignment every method falls by several points, GLAD with alignment
-by the least; about five minutes per category and version on a core.
+training and test images are turned by any angle (``--max-angle 10``: by up to ten
+degrees) and shifted by up to 4 % of the side, and masks with them. GLAD aligns
+(Euclidean motions, after a search over all angles), the others and ``glad, not
+aligned`` see the images as they are. The row of the original images stands above. A
+category of the paper that is not there is named as not run. Expected: without alignment
+every method falls by several points, GLAD with alignment by the least; about five
+minutes per category and version on a core.
 
 Notation: a version is a seed.
 
