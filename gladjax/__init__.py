@@ -10,20 +10,24 @@ from gladjax import calibrate as calibrate
 from gladjax import covariance as covariance
 from gladjax import datasets as datasets
 from gladjax import detector as detector
+from gladjax import em as em
 from gladjax import estimation as estimation
 from gladjax import features as features
 from gladjax import files as files
 from gladjax import images as images
 from gladjax import io as io
+from gladjax import iteration as iteration
 from gladjax import kmle as kmle
 from gladjax import masks as masks
 from gladjax import metrics as metrics
 from gladjax import mixture as mixture
+from gladjax import online as online
 from gladjax import plots as plots
 from gladjax import pytree as pytree
 from gladjax import routing as routing
 from gladjax import scoring as scoring
 from gladjax import seeding as seeding
+from gladjax import sharding as sharding
 from gladjax import truncation as truncation
 from gladjax import weights as weights
 
@@ -37,20 +41,24 @@ __all__ = [
     "covariance",
     "datasets",
     "detector",
+    "em",
     "estimation",
     "features",
     "files",
     "images",
     "io",
+    "iteration",
     "kmle",
     "masks",
     "metrics",
     "mixture",
+    "online",
     "plots",
     "pytree",
     "routing",
     "scoring",
     "seeding",
+    "sharding",
     "truncation",
     "weights",
 ]
