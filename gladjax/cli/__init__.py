@@ -1,4 +1,4 @@
-"""The command ``gladjax``: fit, score, evaluate, report, weights, demo.
+"""The command ``gladjax``: fit, update, score, evaluate, report, weights, demo.
 
 A thin layer: each command reads its arguments, calls the package and prints. Results go
 to standard output, progress and complaints to standard error. Files appear whole or not
@@ -20,6 +20,7 @@ from gladjax.cli.demonstration import demo
 from gladjax.cli.evaluation import evaluate, report
 from gladjax.cli.fitting import fit
 from gladjax.cli.scoring import score
+from gladjax.cli.updating import update
 from gladjax.cli.weighing import weights
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -46,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, fit, score, evaluate, report, weights):
+for command in (demo, fit, update, score, evaluate, report, weights):
     cli.add_command(command)
 
 

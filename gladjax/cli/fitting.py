@@ -81,6 +81,12 @@ needs 99 images; with fewer the model gives scores, but no decisions."""
     show_default=True,
     help="Features per layer that the mixture is fitted to; 0 for all.",
 )
+@click.option(
+    "--keep-statistics",
+    is_flag=True,
+    help="Keep what `gladjax update` needs to learn from more images later; the file "
+    "is about twice as large.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--strict", is_flag=True, help="Stop at the first bad image.")
 @click.option("--report", "page", type=options.OUTPUT, help="Write an HTML page too.")
@@ -104,6 +110,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
             max_samples=chosen["max_samples"],
             motion=motion,
             coarse=chosen["coarse"],
+            keep_statistics=chosen["keep_statistics"],
         )
         reference = images.read(paths[0]) if motion else None
         work = _Work(
@@ -121,7 +128,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         "seconds": {**work.info.seconds, "all": time.perf_counter() - begun},
     }
     io.save(chosen["out"], fitted, false_positive_rate=chosen["rate"], notes=notes)
-    _tell(chosen["out"], fitted, notes, chosen["rate"])
+    tell(chosen["out"], fitted, notes, chosen["rate"])
     if chosen["page"] is not None:
         report.write(chosen["page"], report.fitted(chosen["out"], fitted))
         click.echo(f"report: {chosen['page']}")
@@ -270,17 +277,30 @@ def calibrated(
         num_folds=min(5, count),
     )
     calibrate.threshold(scores, rate)  # Warns.
-    return _with_scores(fitted, scores), how
+    return dataclasses.replace(fitted, calibration=usable(scores)), how
 
 
-def _with_scores(fitted: Detector, scores: np.ndarray) -> Detector:
+def usable(scores: np.ndarray) -> np.ndarray:
+    """Returns calibration scores without those of images that show nothing.
+
+    Args:
+      scores: Scores; NaN where the mask was empty.
+    """
     if np.isnan(scores).any():
         warnings.warn("a calibration image shows nothing inside the mask", stacklevel=2)
         scores = scores[~np.isnan(scores)]
-    return dataclasses.replace(fitted, calibration=scores)
+    return scores
 
 
-def _tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> None:
+def tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> None:
+    """Prints what was learnt.
+
+    Args:
+      out: The model file.
+      fitted: The detector.
+      notes: What the file says of the fit.
+      rate: The false-positive rate.
+    """
     limit = io.describe(out).threshold
     click.echo(f"learnt from {notes['num_images']} images: {out}")
     for name, layer in fitted.layers.items():

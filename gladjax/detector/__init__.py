@@ -6,6 +6,8 @@ its local weights. `score` aligns, extracts, and reads off the log-probability m
 quantile and a heat map. Each stage is a function of its own (`align_image`, `log_maps`,
 `summarise`), so that a pipeline can put something else in its place.
 
+`update` teaches a detector that kept its statistics further images (`gladjax.online`).
+
 Notation: ``m`` images; ``H W`` the size at which images enter the backbone (and of the
 reference and the mask); ``h w`` the finest map.
 
@@ -28,16 +30,19 @@ from gladjax.detector.model import Aligned as Aligned
 from gladjax.detector.model import Detector as Detector
 from gladjax.detector.model import FitInfo as FitInfo
 from gladjax.detector.model import Image as Image
+from gladjax.detector.model import Kept as Kept
 from gladjax.detector.model import Layer as Layer
 from gladjax.detector.model import Progress as Progress
 from gladjax.detector.model import Scored as Scored
 from gladjax.detector.model import Settings as Settings
+from gladjax.detector.updating import update as update
 
 __all__ = [
     "Aligned",
     "Detector",
     "FitInfo",
     "Image",
+    "Kept",
     "Layer",
     "Progress",
     "Scored",
@@ -49,4 +54,5 @@ __all__ = [
     "log_maps",
     "score",
     "summarise",
+    "update",
 ]

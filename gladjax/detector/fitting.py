@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key
 
-from gladjax import covariance, kmle, masks, scoring, weights
+from gladjax import assign, covariance, em, kmle, masks, online, scoring, weights
 from gladjax import features as extraction
 from gladjax.backbone import Backbone
 from gladjax.covariance import Shrinkage
@@ -19,12 +19,15 @@ from gladjax.detector.model import (
     Detector,
     FitInfo,
     Image,
+    Kept,
     Layer,
     Progress,
     Settings,
 )
+from gladjax.em import EMInfo
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.weights import WeightsInfo
 
 
 def fit(
@@ -101,6 +104,7 @@ def fit_info(
     settings = Settings() if settings is None else settings
     if len(images) == 0:
         raise ValueError("there is no image to learn from")
+    _check(settings)
     size = backbone.image_size
     mask = masks.margin(size) if mask is None else jnp.asarray(mask)
     if mask.shape != tuple(size):
@@ -111,7 +115,7 @@ def fit_info(
         frame = resized(backbone, first)
     blank = Detector(backbone, {}, np.asarray(mask), frame, None, settings)
     clock = _Clock()
-    maps, valid, aligned = _collect(blank, images, progress)
+    maps, valid, aligned = collect(blank, images, progress)
     clock.stop("features")
     layers: dict[str, Layer] = {}
     mixtures, local = {}, {}
@@ -119,8 +123,7 @@ def fit_info(
         backbone.layers, jax.random.split(key, len(backbone.layers)), strict=True
     ):
         grid = maps[layer].shape[1:3]
-        keep = np.stack([np.asarray(masks.to_grid(v, grid)) for v in valid])
-        keep = np.broadcast_to(keep, maps[layer].shape[:3])
+        keep = on_grid(valid, maps[layer])
         told = _teller(progress, f"mixture of {layer}", settings.max_steps)
         mixture, info = _fit_mixture(
             layer_key, maps[layer], keep, settings, shrinkage, told
@@ -138,7 +141,10 @@ def fit_info(
             )
         else:
             shares = weights.uniform(mixture, grid)
-        layers[layer] = Layer(mixture, shares, scoring.prepare(mixture, shares))
+        kept = None
+        if settings.keep_statistics:
+            kept = _keep(mixture, maps[layer], keep, info, local.get(layer))
+        layers[layer] = Layer(mixture, shares, scoring.prepare(mixture, shares), kept)
         clock.stop(f"weights {layer}")
     detector = dataclasses.replace(blank, layers=layers)
     infos = [item.info for item in aligned]
@@ -156,6 +162,13 @@ def fit_info(
     return detector, report
 
 
+def _check(settings: Settings) -> None:
+    if settings.estimator not in ("kmle", "em"):
+        raise ValueError(f"estimator must be kmle or em, not {settings.estimator!r}")
+    if settings.keep_statistics and settings.estimator != "kmle":
+        raise ValueError("keep_statistics needs the estimator kmle")
+
+
 class _Clock:
     """Wall time between calls of `stop`, by name."""
 
@@ -171,16 +184,25 @@ class _Clock:
 
 def _teller(
     progress: Progress | None, stage: str, total: int
-) -> Callable[[kmle.Snapshot], None] | None:
+) -> Callable[[kmle.Snapshot | em.Snapshot], None] | None:
     if progress is None:
         return None
     return lambda snapshot: progress(stage, snapshot.iteration, total)
 
 
-def _collect(
+def collect(
     detector: Detector, images: Sequence[Image], progress: Progress | None
 ) -> tuple[dict[str, np.ndarray], list[np.ndarray], list[Aligned]]:
-    """Returns feature maps, validity masks (one for all without alignment), motions."""
+    """Aligns images and extracts their features.
+
+    Args:
+      detector: The detector; its layers are not used.
+      images: RGB images, 0 to 255.
+      progress: Called as things go on.
+
+    Returns:
+      Feature maps, validity masks (one for all without alignment), motions.
+    """
     aligned: list[Aligned] = []
     valid: list[np.ndarray] = []
 
@@ -203,8 +225,8 @@ def _fit_mixture(
     keep: np.ndarray,
     settings: Settings,
     shrinkage: Shrinkage,
-    monitor: Callable[[kmle.Snapshot], None] | None,
-) -> tuple[GaussianMixture, KMLEInfo]:
+    monitor: Callable[[kmle.Snapshot | em.Snapshot], None] | None,
+) -> tuple[GaussianMixture, KMLEInfo | EMInfo]:
     draw, key = jax.random.split(key)
     samples = maps.reshape(-1, maps.shape[-1])
     used = keep.ravel()
@@ -214,7 +236,8 @@ def _fit_mixture(
         chosen = jax.random.choice(draw, len(index), (limit,), replace=False)
         samples = samples[index[np.sort(np.asarray(chosen))]]
         used = np.ones(limit, bool)
-    return kmle.fit(
+    estimate = em.fit if settings.estimator == "em" else kmle.fit
+    return estimate(
         key,
         samples,
         num_components=settings.num_components,
@@ -224,4 +247,39 @@ def _fit_mixture(
         min_count=settings.min_count,
         shrinkage=shrinkage,
         monitor=monitor,
+    )
+
+
+def on_grid(valid: Sequence[np.ndarray], maps: np.ndarray) -> np.ndarray:
+    """Returns which cells count: from one mask per image, or one for all.
+
+    Args:
+      valid: Pixels of the images that count.
+      maps: Feature maps, ``(m, h, w, d)``.
+
+    Returns:
+      Cells that count, ``(m, h, w)``.
+    """
+    grid = maps.shape[1:3]
+    keep = np.stack([np.asarray(masks.to_grid(v, grid)) for v in valid])
+    return np.broadcast_to(keep, maps.shape[:3])
+
+
+def _keep(
+    mixture: GaussianMixture,
+    maps: np.ndarray,
+    keep: np.ndarray,
+    info: KMLEInfo | EMInfo,
+    local: WeightsInfo | None,
+) -> Kept:
+    """Returns the statistics of all valid samples under a fitted mixture."""
+    samples, used = maps.reshape(-1, maps.shape[-1]), keep.ravel()
+    labels = np.asarray(info.labels)
+    if len(labels) != len(samples):  # It was fitted to a subsample.
+        labels = np.full(len(samples), -1, np.int32)
+        index = np.flatnonzero(used)
+        labels[index] = np.asarray(assign.nearest(mixture, samples[index])[0])
+    statistics = online.statistics(samples, labels, len(mixture.means))
+    return Kept(
+        statistics, None if local is None else weights.label_counts(local.labels)
     )

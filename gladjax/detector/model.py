@@ -9,11 +9,13 @@ from jaxtyping import Bool, Float, Num
 
 from gladjax import align
 from gladjax.backbone import Backbone
+from gladjax.em import EMInfo
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.online import Statistics
 from gladjax.pytree import pytree, static
 from gladjax.scoring import Prepared
-from gladjax.weights import LocalWeights, WeightsInfo
+from gladjax.weights import LabelCounts, LocalWeights, WeightsInfo
 
 Image = Num[AnyArray, "_h _w 3"]
 Progress = Callable[[str, int, int], None]
@@ -35,6 +37,9 @@ class Settings:
       sigma: Smoothing of the heat map, in pixels at the backbone's image size.
       motion: Motion by which images are aligned; empty for none.
       coarse: Whether alignment begins with a search over all angles.
+      estimator: How the mixture is fitted, ``kmle`` or ``em``.
+      keep_statistics: Whether to keep what `update` needs, about as much again as the
+        mixtures; only with ``kmle``.
     """
 
     num_components: int = 1000
@@ -48,6 +53,21 @@ class Settings:
     sigma: float = 4.0
     motion: str = ""
     coarse: bool = False
+    estimator: str = "kmle"
+    keep_statistics: bool = False
+
+
+@pytree
+class Kept:
+    """What must be known of the images learnt from to learn from more of them.
+
+    Attributes:
+      statistics: Sufficient statistics of the components.
+      counts: Labels at every position; None where weights are not local.
+    """
+
+    statistics: Statistics
+    counts: LabelCounts | None
 
 
 @pytree
@@ -58,11 +78,13 @@ class Layer:
       mixture: Its global mixture.
       local_weights: Its local weights.
       prepared: What scoring needs, derived from the other two.
+      kept: What `update` needs, where it was asked for.
     """
 
     mixture: GaussianMixture
     local_weights: LocalWeights
     prepared: Prepared
+    kept: Kept | None = None
 
 
 @pytree
@@ -92,14 +114,14 @@ class FitInfo(NamedTuple):
     """What happened in a fit.
 
     Attributes:
-      mixtures: Report of K-MLE, per layer.
+      mixtures: Report of K-MLE or EM, per layer.
       weights: Report of the local weights, per layer; empty without them.
       alignment: Report of the registrations; None without alignment.
       transforms: Motions of the training images, ``(m, 3, 3)``; None without.
       seconds: Wall time per stage.
     """
 
-    mixtures: dict[str, KMLEInfo]
+    mixtures: dict[str, KMLEInfo | EMInfo]
     weights: dict[str, WeightsInfo]
     alignment: align.AlignInfo | None
     transforms: Float[np.ndarray, "m 3 3"] | None

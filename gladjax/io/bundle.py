@@ -33,6 +33,7 @@ from gladjax.backbone import Backbone
 from gladjax.detector import Detector, Layer
 from gladjax.io import container, validation
 from gladjax.io import half as half_rows
+from gladjax.io import kept as kept_arrays
 from gladjax.io.container import ModelError
 from gladjax.io.half import Halved
 from gladjax.io.validation import Description
@@ -41,8 +42,8 @@ from gladjax.weights import LocalWeights
 
 StrPath = str | os.PathLike[str]
 
-VERSION = 1
-"""The version of the file's form that this package writes, and the latest it reads."""
+VERSION = 2
+"""The latest version of the file's form; 1 is one without statistics for updates."""
 
 _LIBRARIES = ("gladjax", "jax", "numpy", "safetensors")
 _MIXTURE = tuple(field.name for field in dataclasses.fields(GaussianMixture))  # type: ignore[arg-type]
@@ -77,7 +78,9 @@ def save(
         known = None if scores is None else np.asarray(scores)
         limit = calibrate.decide(known, 0.0, rate=false_positive_rate).threshold
     header = {
-        "version": VERSION,
+        "version": VERSION
+        if any(layer.kept for layer in detector.layers.values())
+        else 1,
         "backbone": _identity(detector.backbone),
         "layers": {
             name: {"shape": list(layer.local_weights.shape)}
@@ -142,6 +145,8 @@ def _arrays(detector: Detector) -> dict[str, np.ndarray]:
             arrays[f"{i}.mixture.{name}"] = np.asarray(getattr(layer.mixture, name))
         for name in _LOCAL:
             arrays[f"{i}.local.{name}"] = np.asarray(getattr(layer.local_weights, name))
+        if layer.kept is not None:
+            arrays |= kept_arrays.arrays(layer.kept, f"{i}.")
     return arrays
 
 
@@ -212,6 +217,7 @@ def load(path: StrPath, *, backbone: Backbone | None = None) -> Detector:
     if header.get("half") is True:
         for i in range(len(network.layers)):
             _restore(path, arrays, f"{i}.mixture.")
+    kept = [kept_arrays.take(arrays, f"{i}.") for i in range(len(network.layers))]
     shapes = validation.layers(path, header, arrays)
     validation.frame(path, arrays, network.image_size, aligned=bool(settings.motion))
     if tuple(shapes) != tuple(network.layers):
@@ -225,6 +231,10 @@ def load(path: StrPath, *, backbone: Backbone | None = None) -> Detector:
     with threadpoolctl.threadpool_limits(1, user_api="blas"), pool:
         parts = pool.map(lambda i: _layer(path, arrays, *i), enumerate(shapes.values()))
         layers = dict(zip(shapes, parts, strict=True))
+    for (name, layer), found in zip(layers.items(), kept, strict=True):
+        means, local = np.asarray(layer.mixture.means), settings.local
+        own = kept_arrays.restore(path, found, means, shapes[name], local=local)
+        layers[name] = dataclasses.replace(layer, kept=own)
     return Detector(
         backbone=network,
         layers=layers,

@@ -31,14 +31,17 @@ Reference: Artola et al., "GLAD", WACV 2023, Section 3.2.
 from gladjax.weights.fitting import WeightsInfo as WeightsInfo
 from gladjax.weights.fitting import fit as fit
 from gladjax.weights.fitting import fit_info as fit_info
+from gladjax.weights.local import LabelCounts as LabelCounts
 from gladjax.weights.local import LocalWeights as LocalWeights
 from gladjax.weights.local import active as active
 from gladjax.weights.local import counts as counts
 from gladjax.weights.local import dense as dense
 from gladjax.weights.local import disc as disc
+from gladjax.weights.local import label_counts as label_counts
 from gladjax.weights.local import uniform as uniform
 
 __all__ = [
+    "LabelCounts",
     "LocalWeights",
     "WeightsInfo",
     "active",
@@ -47,5 +50,6 @@ __all__ = [
     "disc",
     "fit",
     "fit_info",
+    "label_counts",
     "uniform",
 ]

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from gladjax import assign
 from gladjax.mixture import AnyArray, GaussianMixture
-from gladjax.weights.local import LocalWeights, dense, disc, shares
+from gladjax.weights.local import LabelCounts, LocalWeights, dense, disc, shares
 
 
 class WeightsInfo(NamedTuple):
@@ -76,6 +76,7 @@ def fit_info(
     valid: Bool[AnyArray, "m h w"] | None = None,
     max_steps: int = 100,
     tolerance: float = 1e-6,
+    before: LabelCounts | None = None,
 ) -> tuple[LocalWeights, WeightsInfo]:
     """Returns what `fit` returns, and what happened.
 
@@ -88,6 +89,7 @@ def fit_info(
       valid: Samples that count; all by default.
       max_steps: Largest number of steps.
       tolerance: Relative change of the log-likelihood below which to stop.
+      before: Labels of images that are not here any more, counted beside these.
 
     Returns:
       The weights and the diagnostics.
@@ -123,10 +125,11 @@ def fit_info(
         return out.reshape(m, h, w)
 
     def weigh(labels: np.ndarray) -> LocalWeights:
-        return shares(spread(labels), mixture, offsets, prior=prior)
+        return shares(spread(labels), mixture, offsets, prior=prior, before=before)
 
     place = np.tile(np.arange(h * w, dtype=np.int32), m)
-    race = _Race(mixture, samples, used, place, m * len(offsets) + math.ceil(prior))
+    most = (m + _earlier(before)) * len(offsets) + math.ceil(prior)
+    race = _Race(mixture, samples, used, place, most)
     likelihoods, moves = [race.likelihood], [0]
     local = weigh(race.labels)
     converged = False
@@ -135,8 +138,8 @@ def fit_info(
         local = weigh(labels)
         likelihoods.append(likelihood)
         moves.append(moved)
-        before = likelihoods[-2]
-        converged = abs(likelihood - before) <= tolerance * abs(before)
+        last = likelihoods[-2]
+        converged = abs(likelihood - last) <= tolerance * abs(last)
         if converged:
             break
     info = WeightsInfo(
@@ -146,6 +149,13 @@ def fit_info(
         converged=bool(converged),
     )
     return local, info
+
+
+def _earlier(before: LabelCounts | None) -> int:
+    """Returns the largest number of samples at a position."""
+    if before is None or not len(before.places):
+        return 0
+    return int(np.bincount(before.places, before.amounts).max())
 
 
 class _Race:

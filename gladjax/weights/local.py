@@ -29,6 +29,60 @@ class LocalWeights:
     shape: tuple[int, int] = static()
 
 
+@pytree
+class LabelCounts:
+    """How often every label was seen at every position: what local weights are made of.
+
+    Attributes:
+      places: Position of each entry (row by row).
+      components: Its label.
+      amounts: Number of samples there with that label.
+      shape: Size of the map.
+    """
+
+    places: Int[AnyArray, " e"]
+    components: Int[AnyArray, " e"]
+    amounts: Int[AnyArray, " e"]
+    shape: tuple[int, int] = static()
+
+
+def label_counts(
+    labels: Int[AnyArray, "m h w"], *, before: LabelCounts | None = None
+) -> LabelCounts:
+    """Counts the labels at every position, so that more can be added later.
+
+    Args:
+      labels: Component of each sample, negative where not valid.
+      before: Counts of other images.
+
+    Returns:
+      The counts of all images together, in rising order of position and label.
+
+    Raises:
+      ValueError: If the maps are of another size.
+    """
+    labels = np.asarray(labels)
+    _, h, w = labels.shape
+    if before is not None and before.shape != (h, w):
+        raise ValueError(f"the counts are on a map {before.shape}, not {(h, w)}")
+    place = np.broadcast_to(np.arange(h * w).reshape(1, h, w), labels.shape)
+    ok = labels >= 0
+    places, components = place[ok], labels[ok].astype(np.int64)
+    amounts = np.ones(len(places), np.int64)
+    if before is not None:
+        places = np.concatenate([places, np.asarray(before.places)])
+        components = np.concatenate([components, np.asarray(before.components)])
+        amounts = np.concatenate([amounts, np.asarray(before.amounts)])
+    k = int(components.max(initial=0)) + 1
+    keys, inverse = np.unique(places * k + components, return_inverse=True)
+    return LabelCounts(
+        places=(keys // k).astype(np.int32),
+        components=(keys % k).astype(np.int32),
+        amounts=np.bincount(inverse, amounts, minlength=len(keys)).astype(np.int32),
+        shape=(h, w),
+    )
+
+
 def disc(radius: float) -> list[tuple[int, int]]:
     """Returns the offsets ``(dy, dx)`` of the positions within a distance.
 
@@ -84,6 +138,7 @@ def shares(
     offsets: list[tuple[int, int]],
     *,
     prior: float = 0.0,
+    before: LabelCounts | None = None,
 ) -> LocalWeights:
     """Returns the share of every label around every position (Eqs. 11, 12).
 
@@ -93,6 +148,7 @@ def shares(
       offsets: The window, see `disc`.
       prior: Number of samples, distributed as the global weights, that are counted
         everywhere in addition.
+      before: Labels of further images; those of dead components do not count.
 
     Returns:
       The weights, a sparse list; with a prior, every living component is in it.
@@ -100,10 +156,12 @@ def shares(
     _, h, w = labels.shape
     k = mixture.means.shape[0]
     dtype = mixture.means.dtype
-    place = np.broadcast_to(np.arange(h * w).reshape(1, h, w), labels.shape)
-    ok = labels >= 0
-    keys, own = np.unique(place[ok] * k + labels[ok], return_counts=True)
-    at, component = keys // k, keys % k
+    seen = label_counts(labels, before=before)
+    alive = np.isfinite(mixture.log_weights)[seen.components]
+    at, component, own = (
+        part[alive].astype(np.int64)
+        for part in (seen.places, seen.components, seen.amounts)
+    )
     y, x = at // w, at % w
     shifted, amount = [], []
     for dy, dx in offsets:  # What lies at x is counted at x - offset.
