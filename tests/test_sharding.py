@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -281,3 +282,17 @@ def test_what_does_not_fit_is_refused():
     spread, used = sharding.place(np.full((16, 2), np.nan, np.float32), mesh=mesh)
     with pytest.raises(ValueError, match="finite"):
         sharding.fit(KEY, spread, valid=used, mesh=mesh, num_components=2)
+
+
+def test_the_script_in_the_readme_runs():
+    readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    (script,) = re.findall(r"```python\n(import os\n.*?)```", readme, re.DOTALL)
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert done.stdout == "(100, 16) (12, 16)\n"

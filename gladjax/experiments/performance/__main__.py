@@ -8,7 +8,13 @@ import click
 
 from gladjax import files
 from gladjax.experiments import runner
-from gladjax.experiments.performance import assignment, growth, paper_size, peers
+from gladjax.experiments.performance import (
+    assignment,
+    growth,
+    out_of_core,
+    paper_size,
+    peers,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,12 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m gladjax.experiments.performance")
     parser.add_argument(
-        "table", choices=("assignment", "growth", "peers", "paper_size")
+        "table", choices=("assignment", "growth", "peers", "paper_size", "out_of_core")
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for results")
     parser.add_argument("--widths", nargs="+", type=int, default=[112, 240, 672])
     parser.add_argument("--samples", type=int, default=51_200)
     parser.add_argument("--components", type=int, default=1000)
+    parser.add_argument("--images", type=int, help="of paper_size and out_of_core")
     options = parser.parse_args(arguments)
     output, n, k = options.output, options.samples, options.components
     with runner.errors():
@@ -48,8 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif options.table == "peers":
             records = peers.measure(num_samples=n // 2, num_components=k // 20)
             rows = peers.rows(records)
+        elif options.table == "out_of_core":
+            records = out_of_core.measure(num_images=options.images or 2000)
+            rows = out_of_core.rows(records)
         else:
-            records = paper_size.measure(num_components=k)
+            records = paper_size.measure(
+                num_images=options.images or 200, num_components=k
+            )
             rows = paper_size.rows(records)
         files.write_json(output / f"{options.table}.json", records)
         text = runner.table(rows)

@@ -19,7 +19,7 @@ import numpy as np
 
 from gladjax import em, kmle, mixture
 from gladjax.experiments.performance import timing
-from gladjax.mixture import GaussianMixture
+from gladjax.mixture import AnyArray, GaussianMixture
 
 Peer = Callable[[np.ndarray, GaussianMixture, int], tuple[float, GaussianMixture]]
 RIDGE = 1e-3  # Of the mean variance, what others add to a diagonal.
@@ -68,10 +68,16 @@ def measure(
 
 
 def _likelihood(fitted: GaussianMixture, x: np.ndarray) -> float:
-    fitted = jax.tree.map(jnp.asarray, fitted)
-    log_prob = jax.jit(jax.vmap(mixture.log_prob, in_axes=(None, 0)))
-    parts = [log_prob(fitted, x[i : i + 512]) for i in range(0, len(x), 512)]
-    return float(np.mean(np.concatenate(parts), dtype=np.float64))
+    with jax.enable_x64(True):
+
+        def wide(leaf: AnyArray) -> jax.Array:
+            host = np.asarray(leaf)
+            return jnp.asarray(host.astype(float) if host.dtype.kind == "f" else host)
+
+        exact = jax.tree.map(wide, fitted)
+        log_prob = jax.jit(jax.vmap(mixture.log_prob, in_axes=(None, 0)))
+        parts = [log_prob(exact, wide(x[i : i + 512])) for i in range(0, len(x), 512)]
+        return float(np.mean(np.concatenate(parts)))
 
 
 def _ours(module: Any) -> Peer:  # noqa: ANN401 - a module

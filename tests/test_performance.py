@@ -1,0 +1,95 @@
+"""The measurements of speed run, on few samples, and measure what they say."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from gladjax import kmle
+from gladjax.experiments.performance import (
+    __main__,
+    assignment,
+    growth,
+    out_of_core,
+    peers,
+    timing,
+)
+
+
+def run(tmp_path, table, *options):
+    __main__.main([table, "--output", str(tmp_path), *options])
+    assert (tmp_path / f"{table}.md").read_text().startswith("| ")
+    return json.loads((tmp_path / f"{table}.json").read_text())
+
+
+@pytest.fixture
+def few_features(monkeypatch):
+    """Features of one solar cell instead of three hundred."""
+
+    def draw(name, layer, *, limit):
+        rng = np.random.default_rng(0)
+        width = {"efficientnet_lite0": 12}.get(name, 20)
+        mixed = rng.normal(size=(limit, width)) * np.arange(1, width + 1) ** -0.5
+        return (mixed + rng.integers(0, 4, (limit, 1))).astype(np.float32)
+
+    monkeypatch.setattr(timing, "solar_cells", draw)
+    monkeypatch.setattr(timing, "matrix_peak", lambda: 100.0)
+
+
+def test_assignment_finds_no_label_unlike_the_dense_argmin(tmp_path, few_features):
+    options = ("--widths", "112", "--samples", "600", "--components", "12")
+    (record,) = run(tmp_path, "assignment", *options)
+    assert record["unlike_float64"] == record["of_them_ties"] == 0
+    assert record["unlike_dense_float32"] == 0
+    assert record["checked_in_float64"] == 600
+    assert record["least_margin"] >= 0
+    assert 1 <= record["full_costs_per_sample"] <= 12 + 1
+
+
+def test_growth_and_its_figure(tmp_path, few_features):
+    largest = {"samples": 400, "components": 8, "features": 16}
+    record = growth.measure("samples", largest=largest)
+    assert record["axis"] == "samples"
+    assert record["sizes"] == [50, 100, 200, 400]
+    assert record["others"] == {"components": 8, "features": 16}
+    growth.figure([record]).savefig(tmp_path / "growth.svg")
+    assert "<svg" in (tmp_path / "growth.svg").read_text()
+    assert len(growth.rows([record])) == 2
+
+
+def test_all_systems_reach_a_likelihood_of_one_kind(few_features):
+    records = {r["system"]: r for r in peers.measure(num_samples=400, num_components=4)}
+    ours, theirs = records["gladjax EM"], records["scikit-learn"]
+    assert abs(ours["log_likelihood"] - theirs["log_likelihood"]) < 0.5
+    kmle_ = records["gladjax K-MLE"]
+    assert abs(kmle_["held_out"] - theirs["held_out"]) < 1
+    assert len(peers.rows(list(records.values()))) == len(records) + 1
+
+
+def test_a_file_of_features_is_fitted(tmp_path, monkeypatch):
+    record = run(tmp_path, "out_of_core", "--images", "1")
+    assert record["file_bytes"] >= 4096 * 256 * 4
+    assert record["num_components"] == 16
+    assert record["peak_bytes_beside_the_map"] >= record["bytes_before"] > 0
+    assert np.diff(record["log_likelihood"])[0] > -1e-3
+
+
+def test_the_baseline_is_the_argmin():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 6)).astype(np.float32) + rng.integers(0, 3, (300, 1))
+    fitted, _ = kmle.fit(jax.random.key(0), x, num_components=5, max_steps=2)
+    fitted = jax.tree.map(np.asarray, fitted)
+    constants = fitted.log_dets - 2 * fitted.log_weights
+    roots = timing.whitening(fitted)
+    labels, cost = timing.dense_argmin(roots, fitted.means, constants, x)
+    exact, least = timing.two_least(fitted, x)
+    np.testing.assert_array_equal(labels, exact)
+    np.testing.assert_allclose(cost, least[:, 0], rtol=1e-3)
+    assert assignment.TIE < 1e-3
+
+
+def test_anonymous_memory_grows_with_an_array():
+    before = out_of_core.anonymous()
+    held = np.ones(1 << 25)
+    assert out_of_core.anonymous() - before > 0.9 * held.nbytes
