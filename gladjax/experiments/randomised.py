@@ -63,14 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     with runner.errors():
-        sets, missing = rows.available(options)
+        sets, _ = rows.available(options)
         records = runner.load_records(options.output)
         if sets:
             net = rows.network(options)
             for dataset in sets:
                 for version in (None, *options.seeds):
                     _version(options, records, dataset, net, version)
-        text = rows.write(options.output, table(records, missing))
+        text = rows.write(options.output, table(records))
     click.echo(text)
 
 
@@ -150,12 +150,11 @@ def moved(
     return prepare, np.stack([np.asarray(mask) for mask in masks])
 
 
-def table(records: Sequence[Record], missing: Sequence[str]) -> list[list[str]]:
+def table(records: Sequence[Record]) -> list[list[str]]:
     """Returns a row for each category and method, and the paper's means.
 
     Args:
       records: The rows of all versions.
-      missing: Categories of the paper that are not at hand.
     """
     head = ["category", "method", "backbone", "original", "randomised", "fall"]
     head += ["versions", "pixel AUROC", "align ms"]
@@ -172,7 +171,9 @@ def table(records: Sequence[Record], missing: Sequence[str]) -> list[list[str]]:
             if first and others:
                 out.append([category, method, *_cells(first[-1], others)])
     blank = [""] * (len(head) - 3)
-    out += [[category, rows.NOT_RUN, "", *blank] for category in missing]
+    run = {record["category"] for record in records}
+    missing = [name for name in paper.randomised_categories() if name not in run]
+    out += [[name, rows.NOT_RUN, "", *blank] for name in missing]
     for method in ("glad", "mahaad", "padim", "cflow", "draem"):
         pair = [paper.randomised_auroc(method, v) for v in ("normal", "random")]
         cells = [runner.percent(value) for value in (*pair, pair[0] - pair[1])]
