@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gladjax import datasets
-from gladjax.experiments import elpv, mvtec, runner
+from gladjax.experiments import aligned, elpv, mvtec, runner
 
 TIMES = {"fit_seconds", "fit_stages", "seconds_per_image"}
 SMALL = ["--num-components", "6", "--max-steps", "3"]
@@ -116,3 +116,20 @@ def test_heat_maps_stand_over_the_defect(root, tmp_path):
         for heat, mask in zip(result.heat_maps[found], result.masks[found], strict=True)
     ]
     assert np.mean(inside) > 0.5
+
+
+def test_aligned_and_not_stand_side_by_side(root, tmp_path):
+    arguments = ["--data-root", root, "--categories", "plate", "--output", tmp_path]
+    aligned.main([str(a) for a in arguments] + [*SMALL, "--motion", "translation"])
+    plain, moved = json.loads((tmp_path / "results.json").read_text())
+    assert (plain["settings"]["motion"], moved["settings"]["motion"]) == (
+        "",
+        "translation",
+    )
+    kinds = {r.kind for r in datasets.mvtec(root, "plate").test if r.label == 1}
+    for record in (plain, moved):
+        assert set(record["by_kind"]) == kinds
+        # Every kind has as many images: the whole is the mean of the kinds.
+        mean = np.mean(list(record["by_kind"].values()))
+        assert record["image_auroc"] == pytest.approx(mean)
+    assert "| plate" in (tmp_path / "table.md").read_text()

@@ -161,7 +161,6 @@ def _record(
         "noise": sigma,
         "occluder": 0.1 * occluder,
         "mean": float(np.mean(errors)),
-        "median": float(np.median(errors)),
         "max": float(np.max(errors)),
         "success": successes,
         "registrations": len(cases),
@@ -218,7 +217,7 @@ def any_rotation(
         "within_2_pixels_if_clear": float(np.mean(errors[clear] < 2)),
         "success": float(np.mean(info.success)),
         "success_moved": float(np.mean(info_moved.success)),
-        "errors_above_2": {int(i): float(errors[i]) for i in np.where(errors >= 2)[0]},
+        "errors_above_2": {str(i): float(errors[i]) for i in np.where(errors >= 2)[0]},
     }
 
 
