@@ -19,6 +19,7 @@ from gladjax.detector.model import (
     Detector,
     FitInfo,
     Image,
+    Images,
     Kept,
     Layer,
     Progress,
@@ -33,7 +34,7 @@ from gladjax.weights import WeightsInfo
 def fit(
     key: Key[Array, ""],
     backbone: Backbone,
-    images: Sequence[Image],
+    images: Images,
     *,
     settings: Settings | None = None,
     mask: Bool[AnyArray, "h w"] | None = None,
@@ -75,7 +76,7 @@ def fit(
 def fit_info(
     key: Key[Array, ""],
     backbone: Backbone,
-    images: Sequence[Image],
+    images: Images,
     *,
     settings: Settings | None = None,
     mask: Bool[AnyArray, "h w"] | None = None,
@@ -191,7 +192,7 @@ def _teller(
 
 
 def collect(
-    detector: Detector, images: Sequence[Image], progress: Progress | None
+    detector: Detector, images: Images, progress: Progress | None
 ) -> tuple[dict[str, np.ndarray], list[np.ndarray], list[Aligned]]:
     """Aligns images and extracts their features.
 

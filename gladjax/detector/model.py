@@ -1,8 +1,8 @@
 """What a detector is, and what fitting and scoring report."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
@@ -18,6 +18,10 @@ from gladjax.scoring import Prepared
 from gladjax.weights import LabelCounts, LocalWeights, WeightsInfo
 
 Image = Num[AnyArray, "_h _w 3"]
+if TYPE_CHECKING:
+    Images = Sequence[Image]
+else:
+    Images = Sequence  # A check at run time would read one of a lazy sequence.
 Progress = Callable[[str, int, int], None]
 
 

@@ -1,20 +1,19 @@
 """Learning from further images, without those learnt from before."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
 from gladjax import covariance, online, scoring, weights
 from gladjax.covariance import Shrinkage
 from gladjax.detector.fitting import collect, on_grid
-from gladjax.detector.model import Detector, Image, Kept, Layer, Progress, Settings
+from gladjax.detector.model import Detector, Images, Kept, Layer, Progress, Settings
 from gladjax.online import Schedule
 
 
 def update(
     detector: Detector,
-    images: Sequence[Image],
+    images: Images,
     *,
     schedule: Schedule | None = None,
     growth: float = 0.1,
