@@ -152,13 +152,10 @@ def extract_batches(
             if layer not in out or len(out[layer]) != done:
                 raise ValueError(f"out[{layer!r}] must hold {done} maps")
         return dict(out)
-    grids = shapes(backbone)
-    return {
-        layer: np.concatenate(parts[layer])
-        if parts[layer]
-        else np.zeros((0, *grids[layer]), np.float32)
-        for layer in backbone.layers
-    }
+    if done == 0:
+        grids = shapes(backbone).items()
+        return {layer: np.zeros((0, *grid), np.float32) for layer, grid in grids}
+    return {layer: np.concatenate(parts[layer]) for layer in backbone.layers}
 
 
 def _room(
