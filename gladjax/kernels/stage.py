@@ -103,3 +103,34 @@ def first_rows(y, entries, places, tasks, means, rows, addends, rank, scale):
             entry = entries[first + a]
             out[entry] = scale * total[a] + addends[entry]
     return out
+
+
+@numba.njit(**PARALLEL)
+@no_type_check
+def project(features, centre, basis, chunk):
+    """Returns the leading coordinates of samples.
+
+    The threads of a linear algebra library would go on waiting for more work and take
+    the cores from the kernels that follow.
+
+    Args:
+      features: Samples, ``(n, d)``.
+      centre: Point that is taken from them, ``(d,)``.
+      basis: Directions of the coordinates, ``(d, r)``.
+      chunk: Samples per task.
+
+    Returns:
+      Coordinates, ``(n, r)``.
+    """
+    n, d = features.shape
+    r = basis.shape[1]
+    out = np.zeros((n, r), features.dtype)
+    for task in numba.prange((n + chunk - 1) // chunk):
+        for i in range(task * chunk, min(n, (task + 1) * chunk)):
+            y = out[i]
+            for j in range(d):
+                x = features[i, j] - centre[j]
+                direction = basis[j]
+                for t in range(r):
+                    y[t] += x * direction[t]
+    return out

@@ -78,7 +78,7 @@ def _sparse_map(
     h, w, d = features.shape
     samples = features.reshape(h * w, d).astype(mixture.means.dtype, copy=False)
     bounds = prepared.bounds
-    y = assign.project(bounds, samples)
+    y = stage.project(samples, bounds.centre, bounds.basis, 32)
     exact = y.shape[1] == d  # Then the bound is the cost but for its slack.
     rank = d if exact else min(STAGE, y.shape[1])
     low = stage.first_rows(
