@@ -47,7 +47,7 @@ def prepare(
     mixture: GaussianMixture,
     local_weights: LocalWeights,
     *,
-    rank: int = 32,
+    rank: int | None = None,
     backend: str = "auto",
 ) -> Prepared:
     """Prepares a layer for repeated scoring.
