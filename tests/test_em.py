@@ -230,7 +230,7 @@ def test_steps_of_both_forms_agree_from_the_same_seeds():
 
 def test_light_components_are_dropped_and_the_rest_share_their_weight(x64):
     x, moments = start(np.random.default_rng(0), "many")
-    weights, means, covariances = moments
+    _weights, means, _covariances = moments
     means[0] += 1e3  # Nothing is near.
     begin = snapshot(moments, len(x))
     fitted, info = em.fit(KEY, x, max_steps=2, tolerance=0.0, resume=begin)
