@@ -26,9 +26,9 @@ def _compiled_programs_end_with_their_module():
     gc.collect()
 
 
-@pytest.fixture(params=[0, 1, 2], ids=lambda s: f"seed{s}")
+@pytest.fixture(params=[0, 1], ids=lambda s: f"seed{s}")
 def rng(request):
-    """A NumPy generator, three seeds."""
+    """A NumPy generator, two seeds."""
     return np.random.default_rng(request.param)
 
 

@@ -66,7 +66,7 @@ def test_steps_match_the_twin(name, dtype):
     with jax.enable_x64(dtype == np.float64):
         x, moments = start(np.random.default_rng(0), name, dtype=dtype)
         now = state(moments, dtype)
-        for number in range(3):
+        for number in range(2):
             moments, shares, likelihood = oracles_em.step(x, moments)
             now, info = STEP(now, jnp.asarray(x))
             check(now.mixture, moments, atol)
