@@ -67,9 +67,8 @@ def prepare(
     mixture, local = jax.tree.map(np.asarray, (mixture, local_weights))
     in_jax = assign.uses_jax(backend, ())
     d = mixture.means.shape[1]
-    if rank is None:
-        rank = d if d <= FEW else RANK
-    bounds = assign.bounds(mixture, assign.principal_axes(mixture.means), rank=rank)
+    leading = rank or (d if d <= FEW else RANK)
+    bounds = assign.bounds(mixture, assign.principal_axes(mixture.means), rank=leading)
     entries, starts = routing.group(local.components, len(mixture.means))
     count = len(local.starts) - 1
     owners = np.repeat(np.arange(count, dtype=np.int32), np.diff(local.starts))
