@@ -231,27 +231,6 @@ def _branches(
     return [*branches, many] if len(samples) - d > d else branches
 
 
-@partial(jax.jit, static_argnames="shrinkage")
-def _few(
-    samples: Float[Array, "c d"],
-    count: Int[Array, ""],
-    floor: Float[Array, ""],
-    shrinkage: Shrinkage,
-) -> tuple[Float[Array, " d"], Factor]:
-    mask: Bool[Array, " c"] = jnp.arange(samples.shape[0], dtype=jnp.int32) < count
-    return covariance.spiked(samples, mask, floor, shrinkage=shrinkage)
-
-
-@partial(jax.jit, static_argnames="shrinkage")
-def _many(
-    scatter: Float[Array, "d d"],
-    count: Int[Array, ""],
-    floor: Float[Array, ""],
-    shrinkage: Shrinkage,
-) -> Factor:
-    return covariance.whitened(scatter, count, floor, shrinkage=shrinkage)
-
-
 class Estimator:
     """The M-step on the host, one component at a time, only where needed.
 
@@ -322,10 +301,10 @@ class Estimator:
             size = next(size for size in ladder(d) if size >= n)
             samples = np.zeros((size, d), self._dtype)
             samples[:n] = self._features[index]
-            mean, factor = _few(samples, np.int32(n), self._floor, self._shrinkage)
+            mean, factor = parts.few(samples, np.int32(n), self._floor, self._shrinkage)
         else:
             mean, scatter = self._moments(index)
-            factor = _many(scatter, np.int32(n), self._floor, self._shrinkage)
+            factor = parts.many(scatter, np.int32(n), self._floor, self._shrinkage)
         return parts.part(mean, factor)
 
     def _moments(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@
 
 `gladjax.kmle` runs them on one device and `gladjax.sharding` on many. Both alternate
 assignment and estimation to the paper's stopping rule, report the same `KMLEInfo`, and
-go on from the same `Snapshot`.
+go on from the same `Snapshot`. `gladjax.em` has a loop of its own, with the same rule
+and report.
 
 Notation: ``n`` samples, ``d`` features, ``t`` iterations.
 
@@ -42,9 +43,10 @@ class KMLEInfo(NamedTuple):
 
     Attributes:
       log_likelihood: Mean over samples of ``max_k log(pi_k N_k)``, in nats, of the
-        mixture before the step.
+        mixture before the step; of EM, of ``log sum_k pi_k N_k``.
       num_components: Living components after the step.
-      labels: Assignment of the (last) step; -1 for invalid samples.
+      labels: Assignment of the (last) step, of EM the most responsible components; -1
+        for invalid samples.
       moved: Labels that differ from the previous step's (``fit`` only).
       survivors: Components per sample left by the first bound (``fit`` only).
       evaluated: Full costs per sample (``fit`` only).
@@ -122,9 +124,30 @@ def iterate(  # noqa: PLR0913 - what `fit` has read of its options
         converged = stops(history, tolerance)
         if monitor is not None:
             monitor(Snapshot(iteration + 1, labels, history))
+    return fitted, reported(fitted, labels, history, converged=converged)
+
+
+def reported(
+    fitted: Weighted,
+    labels: Int[np.ndarray, " n"],
+    history: Float[np.ndarray, "t 5"],
+    *,
+    converged: bool,
+) -> KMLEInfo:
+    """Returns what happened in a fit.
+
+    Args:
+      fitted: The mixture, dead components included.
+      labels: The last assignment, -1 for invalid samples.
+      history: Per step: log-likelihood, components, moved, survivors, evaluated.
+      converged: Whether the stopping rule was met.
+
+    Returns:
+      The report; its labels count the living components only.
+    """
     alive = np.isfinite(fitted.log_weights)
     renamed = np.where(alive, np.cumsum(alive) - 1, -1).astype(np.int32)
-    info = KMLEInfo(
+    return KMLEInfo(
         log_likelihood=history[:, 0],
         num_components=history[:, 1].astype(np.int32),
         labels=np.where(labels >= 0, renamed[labels], -1).astype(np.int32),
@@ -133,7 +156,6 @@ def iterate(  # noqa: PLR0913 - what `fit` has read of its options
         evaluated=history[:, 4],
         converged=converged,
     )
-    return fitted, info
 
 
 def resumed(
@@ -229,6 +251,19 @@ def check_fit(used: int, max_steps: int, tolerance: float, min_count: int) -> No
         raise ValueError(f"min_count must be positive, not {min_count}")
     if used < min_count:
         raise ValueError(f"{used} samples are too few for min_count={min_count}")
+    check_rule(max_steps, tolerance)
+
+
+def check_rule(max_steps: int, tolerance: float) -> None:
+    """Refuses a stopping rule that cannot be.
+
+    Args:
+      max_steps: Largest number of steps.
+      tolerance: Relative change of the log-likelihood below which to stop.
+
+    Raises:
+      ValueError: If one of them is negative.
+    """
     if max_steps < 0:
         raise ValueError(f"max_steps must be 0 or more, not {max_steps}")
     if not tolerance >= 0:

@@ -1,10 +1,11 @@
 """Components fitted one by one on the host, and joined into a mixture.
 
 K-MLE, EM and online K-MLE fit components that do not depend on each other: `in_threads`
-fits them side by side, `assemble` lays their rows one after another into the flat array
-of a `GaussianMixture`.
+fits them side by side, `few` and `many` are the compiled forms of `gladjax.covariance`
+for components of at most and of more than ``d`` samples, `assemble` lays their rows one
+after another into the flat array of a `GaussianMixture`.
 
-Notation: ``k`` components, ``d`` features.
+Notation: ``k`` components, ``d`` features, ``c`` the size of a block of samples.
 
 Differs from the reference in: there is none.
 
@@ -13,15 +14,61 @@ Reference: there is none.
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import threadpoolctl
+from jaxtyping import Array, Float, Int
 
-from gladjax.covariance import Factor
+from gladjax import covariance
+from gladjax.covariance import Factor, Shrinkage
 from gladjax.mixture import AnyArray, GaussianMixture
 
 Part = tuple[np.ndarray, ...]  # Mean, rows, variances, noise, log-determinant.
+
+
+@partial(jax.jit, static_argnames="shrinkage")
+def few(
+    samples: Float[Array, "c d"],
+    size: Int[Array, ""],
+    floor: Float[Array, ""],
+    shrinkage: Shrinkage,
+    weights: Float[Array, " c"] | None = None,
+) -> tuple[Float[Array, " d"], Factor]:
+    """Fits a component to at most ``d`` samples; compiled once for each block size.
+
+    Args:
+      samples: The samples, filled up to the block.
+      size: How many of them count.
+      floor: Variance that stands in for 0.
+      shrinkage: Shrinkage intensity.
+      weights: Weights of the samples; 1 by default.
+
+    Returns:
+      Mean and covariance.
+    """
+    mask = jnp.arange(samples.shape[0], dtype=jnp.int32) < size
+    return covariance.spiked(samples, mask, floor, weights=weights, shrinkage=shrinkage)
+
+
+@partial(jax.jit, static_argnames="shrinkage")
+def many(
+    scatter: Float[Array, "d d"],
+    count: Float[Array, ""] | Int[Array, ""],
+    floor: Float[Array, ""],
+    shrinkage: Shrinkage,
+) -> Factor:
+    """Returns the covariance of a component of more than ``d`` samples.
+
+    Args:
+      scatter: Sum of the outer products of the centred samples.
+      count: Number of the samples, or the sum of their weights.
+      floor: Variance that stands in for 0.
+      shrinkage: Shrinkage intensity.
+    """
+    return covariance.whitened(scatter, count, floor, shrinkage=shrinkage)
 
 
 def assemble(

@@ -44,7 +44,6 @@ from gladjax.assign.bounds import restrict as restrict
 from gladjax.assign.bounds import tune as tune
 from gladjax.assign.candidates import CHUNK as CHUNK
 from gladjax.assign.candidates import candidates as candidates
-from gladjax.assign.candidates import local_candidates as local_candidates
 from gladjax.assign.candidates import pair_costs as pair_costs
 from gladjax.assign.dense import dense as dense
 from gladjax.assign.dense import distances as distances
@@ -80,7 +79,6 @@ __all__ = [
     "dense",
     "distances",
     "distances_of_pairs",
-    "local_candidates",
     "marginals",
     "nearest",
     "nearest_info",

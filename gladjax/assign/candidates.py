@@ -63,63 +63,6 @@ def candidates(
     return owner, marginals.ids[component], margin, int(survivors.sum())
 
 
-def local_candidates(
-    marginals: Bounds,
-    mixture: GaussianMixture,
-    y: np.ndarray,
-    place: np.ndarray,
-    active: tuple[np.ndarray, np.ndarray, np.ndarray],
-    threshold: np.ndarray | None,
-    *,
-    skip: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lists the active components that may cost no more than a threshold.
-
-    Args:
-      marginals: Bounds of all components.
-      mixture: The mixture, on the host.
-      y: Leading coordinates of the samples, ``(n, r)``.
-      place: Position of each sample, ``(n,)``.
-      active: Starts, components and log-weights of a list of active components per
-        position.
-      threshold: Largest cost ``distance + log|Sigma_k| - 2 log pi_k(x)`` of interest,
-        ``(n,)``; by default only the component of least bound is listed.
-      skip: A component to leave out for each sample, or -1, ``(n,)``.
-
-    Returns:
-      Pairs as two arrays: sample (rising) and entry in the list of active components
-      (rising within a sample).
-    """
-    starts, components, log_weights = active
-    addends = mixture.log_dets[components] - 2 * log_weights
-    place = place.astype(np.int32)
-    arguments = (y, place, starts, components, addends, marginals.means, marginals.rows)
-    if threshold is None:
-        entry = search.local_nearest(*arguments, 64)
-        return np.arange(len(y)), entry
-    dtype = y.dtype
-    raised = threshold + RAISE[dtype] + 10 * np.finfo(dtype).eps * np.abs(threshold)
-    skip = np.full(len(y), -1, np.int32) if skip is None else skip.astype(np.int32)
-    found, entries = search.local_within(*arguments, raised, skip, CAPACITY, 64)
-    rows, columns = np.nonzero(np.arange(CAPACITY)[None, :] < found[:, None])
-    owner, entry = rows, entries[rows, columns]
-    many = np.flatnonzero(found > CAPACITY)
-    if len(many):
-        keep = found[owner] <= CAPACITY
-        lists = [(owner[keep], entry[keep])]
-        for part in np.array_split(many, -(-len(many) // 256)):
-            width = int(found[part].max())
-            more = (y[part], place[part], *arguments[2:], raised[part], skip[part])
-            found_, entries_ = search.local_within(*more, width, 4)
-            rows, columns = np.nonzero(np.arange(width)[None, :] < found_[:, None])
-            lists.append((part[rows], entries_[rows, columns]))
-        owner = np.concatenate([pair[0] for pair in lists])
-        entry = np.concatenate([pair[1] for pair in lists])
-        order = np.argsort(owner, kind="stable")
-        owner, entry = owner[order], entry[order]
-    return owner, entry
-
-
 def pair_costs(
     mixture: GaussianMixture,
     samples: np.ndarray,

@@ -25,7 +25,6 @@ from gladjax.detector.model import (
     Progress,
     Settings,
 )
-from gladjax.em import EMInfo
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.weights import WeightsInfo
@@ -227,7 +226,7 @@ def _fit_mixture(
     settings: Settings,
     shrinkage: Shrinkage,
     monitor: Callable[[kmle.Snapshot | em.Snapshot], None] | None,
-) -> tuple[GaussianMixture, KMLEInfo | EMInfo]:
+) -> tuple[GaussianMixture, KMLEInfo]:
     draw, key = jax.random.split(key)
     samples = maps.reshape(-1, maps.shape[-1])
     used = keep.ravel()
@@ -270,7 +269,7 @@ def _keep(
     mixture: GaussianMixture,
     maps: np.ndarray,
     keep: np.ndarray,
-    info: KMLEInfo | EMInfo,
+    info: KMLEInfo,
     local: WeightsInfo | None,
 ) -> Kept:
     """Returns the statistics of all valid samples under a fitted mixture."""

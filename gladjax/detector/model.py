@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Num
 
 from gladjax import align
 from gladjax.backbone import Backbone
-from gladjax.em import EMInfo
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.online import Statistics
@@ -125,7 +124,7 @@ class FitInfo(NamedTuple):
       seconds: Wall time per stage.
     """
 
-    mixtures: dict[str, KMLEInfo | EMInfo]
+    mixtures: dict[str, KMLEInfo]
     weights: dict[str, WeightsInfo]
     alignment: align.AlignInfo | None
     transforms: Float[np.ndarray, "m 3 3"] | None

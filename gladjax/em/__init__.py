@@ -38,7 +38,6 @@ algorithm", JRSS B 39(1), 1977; Artola et al., "GLAD", WACV 2023, Section 4.
 from gladjax.em.expectation import RANGE as RANGE
 from gladjax.em.expectation import Responsibilities as Responsibilities
 from gladjax.em.expectation import expect as expect
-from gladjax.em.iteration import EMInfo as EMInfo
 from gladjax.em.iteration import EMState as EMState
 from gladjax.em.iteration import Snapshot as Snapshot
 from gladjax.em.iteration import fit as fit
@@ -48,7 +47,6 @@ from gladjax.em.stepping import step as step
 
 __all__ = [
     "RANGE",
-    "EMInfo",
     "EMState",
     "Responsibilities",
     "Snapshot",

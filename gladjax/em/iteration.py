@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from gladjax import assign, covariance, estimation, kmle, mixture, seeding
+from gladjax import assign, covariance, estimation, iteration, kmle, mixture, seeding
 from gladjax.covariance import Shrinkage
 from gladjax.em.expectation import expect
 from gladjax.em.maximization import maximize
+from gladjax.iteration import KMLEInfo
 from gladjax.kmle import Seeding
 from gladjax.mixture import AnyArray, GaussianMixture
 
@@ -27,29 +28,6 @@ class EMState(NamedTuple):
 
     mixture: GaussianMixture
     iteration: Int[AnyArray, ""] | int
-
-
-class EMInfo(NamedTuple):
-    """What a step, or every step of a fit, reports; the fields are `kmle.KMLEInfo`'s.
-
-    Attributes:
-      log_likelihood: Mean over samples of ``log sum_k pi_k N_k``, in nats, of the
-        mixture before the step.
-      num_components: Living components after the step.
-      labels: Most responsible component in the (last) step; -1 for invalid samples.
-      moved: Labels that differ from the previous step's (``fit`` only).
-      survivors: Components per sample left by the first bound (``fit`` only).
-      evaluated: Full costs per sample (``fit`` only).
-      converged: Whether the stopping rule was met (``fit`` only).
-    """
-
-    log_likelihood: Float[AnyArray, "*t"]
-    num_components: Int[AnyArray, "*t"]
-    labels: Int[AnyArray, " n"]
-    moved: Int[AnyArray, "*t"] | None = None
-    survivors: Float[AnyArray, "*t"] | None = None
-    evaluated: Float[AnyArray, "*t"] | None = None
-    converged: bool | None = None
 
 
 class Snapshot(NamedTuple):
@@ -127,7 +105,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     seed: Seeding = seeding.kmeans_plus_plus,
     monitor: Callable[[Snapshot], None] | None = None,
     resume: Snapshot | None = None,
-) -> tuple[GaussianMixture, EMInfo]:
+) -> tuple[GaussianMixture, KMLEInfo]:
     """Iterates to the stopping rule of K-MLE (on the host).
 
     Args:
@@ -153,10 +131,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     """
     features = np.asarray(features) if isinstance(features, jax.Array) else features
     n = features.shape[0]
-    if max_steps < 0:
-        raise ValueError(f"max_steps must be 0 or more, not {max_steps}")
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
+    iteration.check_rule(max_steps, tolerance)
     used = np.ones(n, bool) if valid is None else np.asarray(valid)
     if resume is None:
         start, _ = kmle.fit(
@@ -178,8 +153,8 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     floor = estimation.floor_variance(features, used)
     index = np.flatnonzero(used)
     basis = assign.principal_axes(features, valid=used)
-    converged = _stops(history, tolerance)
-    for iteration in range(len(history), max_steps):
+    converged = iteration.stops(history, tolerance)
+    for step in range(len(history), max_steps):
         if converged:
             break
         found = expect(fitted, features, index, basis=basis, start=labels)
@@ -197,26 +172,8 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
         counts = (found.survivors, found.evaluated)
         row = [found.log_likelihood, alive, moved, *counts]
         history = np.vstack([history, [row]])
-        converged = _stops(history, tolerance)
+        converged = iteration.stops(history, tolerance)
         if monitor is not None:
-            monitor(Snapshot(iteration + 1, fitted, labels, history))
-    alive = np.isfinite(fitted.log_weights)
-    renamed = np.where(alive, np.cumsum(alive) - 1, -1).astype(np.int32)
-    info = EMInfo(
-        log_likelihood=history[:, 0],
-        num_components=history[:, 1].astype(np.int32),
-        labels=np.where(labels >= 0, renamed[labels], -1).astype(np.int32),
-        moved=history[:, 2].astype(np.int64),
-        survivors=history[:, 3],
-        evaluated=history[:, 4],
-        converged=converged,
-    )
+            monitor(Snapshot(step + 1, fitted, labels, history))
+    info = iteration.reported(fitted, labels, history, converged=converged)
     return mixture.compact(fitted), info
-
-
-def _stops(history: np.ndarray, tolerance: float) -> bool:
-    """Tells whether the last relative change is below the tolerance."""
-    if len(history) < 2:
-        return False
-    before, after = history[-2, 0], history[-1, 0]
-    return bool(abs(after - before) <= tolerance * abs(before))

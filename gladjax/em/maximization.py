@@ -1,39 +1,13 @@
 """The M-step on the host: components of weighted samples, one by one."""
 
-from functools import partial
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
 from gladjax import covariance, estimation, parts, routing
-from gladjax.covariance import Factor, Shrinkage
+from gladjax.covariance import Shrinkage
 from gladjax.em.expectation import Responsibilities
 from gladjax.mixture import GaussianMixture
 from gladjax.parts import Part
-
-
-@partial(jax.jit, static_argnames="shrinkage")
-def _few(
-    samples: Float[Array, "c d"],
-    weights: Float[Array, " c"],
-    count: Int[Array, ""],
-    floor: Float[Array, ""],
-    shrinkage: Shrinkage,
-) -> tuple[Float[Array, " d"], Factor]:
-    mask = jnp.arange(samples.shape[0], dtype=jnp.int32) < count
-    return covariance.spiked(samples, mask, floor, weights=weights, shrinkage=shrinkage)
-
-
-@partial(jax.jit, static_argnames="shrinkage")
-def _many(
-    scatter: Float[Array, "d d"],
-    count: Float[Array, ""],
-    floor: Float[Array, ""],
-    shrinkage: Shrinkage,
-) -> Factor:
-    return covariance.whitened(scatter, count, floor, shrinkage=shrinkage)
 
 
 def maximize(
@@ -73,12 +47,12 @@ def maximize(
         if len(index) > d:
             mean, scatter = _moments(features, index, weights)
             count = np.asarray(counts[component], dtype)
-            return parts.part(mean, _many(scatter, count, least, shrinkage))
+            return parts.part(mean, parts.many(scatter, count, least, shrinkage))
         size = next(size for size in estimation.ladder(d) if size >= len(index))
         samples, padded = np.zeros((size, d), dtype), np.zeros(size, dtype)
         samples[: len(index)], padded[: len(index)] = features[index], weights
         return parts.part(
-            *_few(samples, padded, np.int32(len(index)), least, shrinkage)
+            *parts.few(samples, np.int32(len(index)), least, shrinkage, padded)
         )
 
     alive = counts >= min_count

@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Float
 
 from gladjax import assign, covariance, estimation
 from gladjax.covariance import PRECISION, Shrinkage
-from gladjax.em.iteration import EMInfo, EMState
+from gladjax.em.iteration import EMState
+from gladjax.iteration import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
 
 
@@ -19,7 +20,7 @@ def step(
     valid: Bool[AnyArray, " n"] | None = None,
     min_count: int = 2,
     shrinkage: Shrinkage = covariance.oas,
-) -> tuple[EMState, EMInfo]:
+) -> tuple[EMState, KMLEInfo]:
     """Weighs every sample, then fits every component to all samples.
 
     Args:
@@ -84,7 +85,7 @@ def step(
         noise=noise,
         log_dets=log_dets,
     )
-    info = EMInfo(
+    info = KMLEInfo(
         log_likelihood=jnp.sum(jnp.where(used, log_density, 0)) / count,
         num_components=jnp.sum(kept > 0),
         labels=jnp.where(used, labels, -1),

@@ -95,7 +95,7 @@ class Model:
         count, mean, root = self.moments[component]
         (rank, d), n = root.shape, np.asarray(count, self._dtype)
         if rank == d:
-            factor = _many(root.T @ root, n, self._floor, self._shrinkage)
+            factor = parts.many(root.T @ root, n, self._floor, self._shrinkage)
         else:
             size = next(size for size in estimation.ladder(d) if size >= rank)
             padded = np.zeros((size, d), self._dtype)
@@ -114,13 +114,3 @@ def _few(
     shrinkage: Shrinkage,
 ) -> Factor:
     return covariance.spikes(roots, count, limit, floor, shrinkage=shrinkage)
-
-
-@partial(jax.jit, static_argnames="shrinkage")
-def _many(
-    scatter: Float[Array, "d d"],
-    count: Float[Array, ""],
-    floor: Float[Array, ""],
-    shrinkage: Shrinkage,
-) -> Factor:
-    return covariance.whitened(scatter, count, floor, shrinkage=shrinkage)
