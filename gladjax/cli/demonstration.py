@@ -11,6 +11,7 @@ from gladjax import backbone, datasets
 from gladjax.cli import evaluation
 from gladjax.detector import Settings
 from gladjax.experiments import runner
+from gladjax.experiments.evaluation import Evaluation
 
 NUM_COMPONENTS = 200
 MAX_SAMPLES = 100_000
@@ -66,7 +67,7 @@ def demo(output: Path, num_components: int, max_samples: int, seed: int) -> None
     _tell(output, record, result)
 
 
-def _tell(output: Path, record: dict[str, Any], result: runner.Evaluation) -> None:
+def _tell(output: Path, record: dict[str, Any], result: Evaluation) -> None:
     click.echo(f"image AUROC: {record['image_auroc']:.4f}")
     for name, kept in record["num_components"].items():
         active = record["active_per_position"][name]

@@ -13,8 +13,8 @@ from gladjax import report as reports
 from gladjax.cli import options
 from gladjax.cli.options import F, Progress
 from gladjax.datasets import Dataset
-from gladjax.experiments import runner
-from gladjax.experiments.runner import Evaluation
+from gladjax.experiments import evaluation, runner
+from gladjax.experiments.evaluation import Evaluation
 
 EVALUATE_EPILOG = """\b
 Examples:
@@ -118,7 +118,7 @@ def measure(
     network = options.saved_network(description.backbone, chosen["checkpoint"])
     fitted = io.load(model, backbone=network)
     with Progress(quiet=chosen["quiet"]) as progress:
-        result = runner.evaluate(
+        result = evaluation.evaluate(
             fitted,
             dataset,
             pictures=pictures,
@@ -137,7 +137,7 @@ def measure(
         "settings": dataclasses.asdict(fitted.settings),
         "num_train": notes.get("num_images"),
         "num_test": len(dataset.test),
-        **runner.measures(result),
+        **evaluation.measures(result),
         **runner.sizes(fitted),
         "decisions": decisions(result, limit, rate),
         "fit_seconds": notes.get("seconds", {}).get("all"),

@@ -28,7 +28,8 @@ from gladjax import datasets, files, metrics
 from gladjax.datasets import Dataset
 from gladjax.detector import Settings
 from gladjax.experiments import runner
-from gladjax.experiments.runner import Evaluation, Record
+from gladjax.experiments.evaluation import Evaluation
+from gladjax.experiments.runner import Record
 
 
 def by_kind(dataset: Dataset, result: Evaluation) -> dict[str, float]:

@@ -34,8 +34,9 @@ from gladjax import assign, images, scoring, seeding
 from gladjax import backbone as backbones
 from gladjax.datasets import Dataset
 from gladjax.datasets import Record as Listed
-from gladjax.experiments import rows, runner, sources, stages
-from gladjax.experiments.runner import METRIC_SIZE, Evaluation, Record
+from gladjax.experiments import evaluation, rows, runner, sources, stages
+from gladjax.experiments.evaluation import METRIC_SIZE, Evaluation
+from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
 from gladjax.mixture import GaussianMixture
 
@@ -108,10 +109,10 @@ def by_frequency(source: Source, dataset: Dataset, recipe: stages.Recipe) -> Rec
         scores=scores,
         labels=np.array([record.label for record in dataset.test]),
         heat_maps=heats,
-        masks=runner.read_masks(dataset),
+        masks=evaluation.read_masks(dataset),
         seconds={},
     )
-    return {**runner.measures(result), "reduced": stages.reduced(recipe)}
+    return {**evaluation.measures(result), "reduced": stages.reduced(recipe)}
 
 
 def _grey(record: Listed) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from gladjax import backbone as backbones
 from gladjax import detector, images
 from gladjax.datasets import Dataset
-from gladjax.experiments.runner import METRIC_SIZE
+from gladjax.experiments.evaluation import METRIC_SIZE
 from gladjax.experiments.sources import Maps, Prepare, Source
 
 SHARE = 0.2

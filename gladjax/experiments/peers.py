@@ -20,8 +20,9 @@ from gladjax import images
 from gladjax.baselines import cflow, csflow, draem, mahaad, padim, patchcore, spade
 from gladjax.datasets import Dataset
 from gladjax.datasets import Record as Listed
-from gladjax.experiments import runner
-from gladjax.experiments.runner import METRIC_SIZE, Evaluation, Record
+from gladjax.experiments import evaluation
+from gladjax.experiments.evaluation import METRIC_SIZE, Evaluation
+from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
 
 METHODS = ("mahaad", "padim", "patchcore", "spade", "cflow", "csflow", "draem")
@@ -114,12 +115,12 @@ def run(
         scores=np.asarray(scores),
         labels=np.array([record.label for record in dataset.test]),
         heat_maps=np.asarray(heats),
-        masks=runner.read_masks(dataset) if masks is None else masks,
+        masks=evaluation.read_masks(dataset) if masks is None else masks,
         seconds={**source.seconds, "score": _seconds(SCORES[method], model, test)},
     )
     leaves = [leaf for leaf in jax.tree.leaves(model) if hasattr(leaf, "nbytes")]
     return {
-        **runner.measures(result),
+        **evaluation.measures(result),
         "num_train": len(dataset.train),
         "num_test": len(result.scores),
         "num_components": None,

@@ -34,7 +34,8 @@ from gladjax import datasets
 from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset, randomised
 from gladjax.experiments import comparison, paper, rows, runner
-from gladjax.experiments.runner import METRIC_SIZE, Record
+from gladjax.experiments.evaluation import METRIC_SIZE
+from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Prepare
 
 ALIGNED = "glad"

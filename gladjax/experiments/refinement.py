@@ -29,8 +29,9 @@ from jaxtyping import Float
 from gladjax import backbone as backbones
 from gladjax import images, metrics, scoring
 from gladjax.datasets import Dataset
-from gladjax.experiments import held_out, rows, runner, stages
-from gladjax.experiments.runner import METRIC_SIZE, Record
+from gladjax.experiments import evaluation, held_out, rows, runner, stages
+from gladjax.experiments.evaluation import METRIC_SIZE
+from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Maps, Source
 
 Plane = Float[np.ndarray, "h w"]
@@ -70,7 +71,7 @@ def _rows(options: argparse.Namespace, records: list[Record], dataset: Dataset) 
     maps = {
         name: stages.fit_layer(source, name, recipe).log_maps for name in net.layers
     }
-    masks = runner.read_masks(dataset)
+    masks = evaluation.read_masks(dataset)
 
     for method in (PLAIN, "sigma 2", "sigma 6", "1 / d", "image", "finest layer"):
 

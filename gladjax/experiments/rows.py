@@ -25,8 +25,9 @@ from gladjax import datasets, files
 from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.detector import Settings
-from gladjax.experiments import prepared, runner, sources, stages
-from gladjax.experiments.runner import Evaluation, Record
+from gladjax.experiments import evaluation, prepared, runner, sources, stages
+from gladjax.experiments.evaluation import Evaluation
+from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Prepare, Source
 from gladjax.experiments.stages import Recipe
 
@@ -235,18 +236,18 @@ def glad(
         for name in names
     }
     maps = {name: layer.log_maps for name, layer in fitted.items()}
-    scores, heats, tail = sources.summarise(source, maps, shape=runner.METRIC_SIZE)
+    scores, heats, tail = sources.summarise(source, maps, shape=evaluation.METRIC_SIZE)
     info = {name: layer.info for name, layer in fitted.items()}
     seconds = sum(one["score_seconds"] for one in info.values()) + tail
     result = Evaluation(
         scores=scores,
         labels=np.array([record.label for record in dataset.test]),
         heat_maps=heats,
-        masks=runner.read_masks(dataset) if masks is None else masks,
+        masks=evaluation.read_masks(dataset) if masks is None else masks,
         seconds={**source.seconds, "score": seconds},
     )
     record = {
-        **runner.measures(result),
+        **evaluation.measures(result),
         "num_train": len(next(iter(source.train.values()))),
         "num_test": len(scores),
         "num_components": {k: v["num_components"] for k, v in info.items()},
