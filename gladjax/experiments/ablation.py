@@ -16,17 +16,16 @@ Differs from the reference in: (1) the means are over the categories named.
 Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023, Table 1.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import click
 
 from gladjax import files
-from gladjax.datasets import Dataset
-from gladjax.experiments import paper, rows, runner, stages
+from gladjax.experiments import paper, rows, runner, stages, study
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
+from gladjax.experiments.study import Case
 
 
 class Variant(NamedTuple):
@@ -72,53 +71,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     with runner.errors():
-        sets, missing = rows.available(options)
-        net = rows.network(options)
-        records = runner.load_records(options.output)
-        for dataset in sets:
-            source = rows.features(options, dataset, net)
-            for seed in options.seeds:
-                for name in options.variants:
-                    _row(options, records, source, dataset, (name, seed))
+        records, _ = study.collect(options, _rows)
         found = findings(records)
         files.write_json(options.output / "findings.json", found)
         notes = runner.table(_told(found))
-        if missing:
-            notes += f"\n\n{rows.NOT_RUN}: {', '.join(missing)}"
         text = rows.write(options.output, table(records), notes=notes)
     click.echo(text)
 
 
-def _row(
-    options: argparse.Namespace,
-    records: list[Record],
-    source: Source,
-    dataset: Dataset,
-    row: tuple[str, int],
-) -> None:
-    """Computes the row of a variant and seed, unless it is there or cannot be."""
-    name, seed = row
-    variant, net = VARIANTS[name], source.blank.backbone
+def _rows(case: Case) -> None:
+    source = rows.features(case.options, case.dataset, case.net)
+    for seed in case.options.seeds:
+        for name in case.options.variants:
+            _row(case, source, seed, name)
+
+
+def _row(case: Case, source: Source, seed: int, name: str) -> None:
+    """Computes the row of a seed and variant, unless it is there or cannot be."""
+    variant, chosen = VARIANTS[name], runner.settings(case.options)
     if variant.estimator == "em" and not stages.has_em():
         return
-    layers = [net.layers[n - 1] for n in variant.layers if n <= len(net.layers)]
-    recipe = stages.Recipe(rows.settings(options), seed, variant.estimator, variant.oas)
-    rows.row(
-        options.output,
-        records,
-        rows.identity(
-            dataset,
-            net,
-            name,
-            seed,
-            rows.described(recipe, local=variant.local, layers=layers),
-        ),
-        lambda: (
-            rows.glad(
-                source, dataset, recipe, local=variant.local, layers=layers
-            ).record
-        ),
-    )
+    there = case.net.layers
+    layers = [there[n - 1] for n in variant.layers if n <= len(there)]
+    recipe = stages.Recipe(chosen, seed, variant.estimator, variant.oas)
+    settings = rows.described(recipe, local=variant.local, layers=layers)
+
+    def make() -> Record:
+        return rows.glad(
+            source, case.dataset, recipe, local=variant.local, layers=layers
+        ).record
+
+    study.row(case, name, seed, settings, make)
 
 
 def table(records: Sequence[Record]) -> list[list[str]]:
@@ -266,13 +249,7 @@ def _score(own: Sequence[Record]) -> float:
 
 
 def _mean(own: Sequence[Record], name: str) -> float:
-    """Returns the mean over categories of the means over seeds."""
-    categories = dict.fromkeys(record["category"] for record in own)
-    means = [
-        rows.mean(r[name] for r in own if r["category"] == category)
-        for category in categories
-    ]
-    found = rows.mean(means)
+    found = rows.balanced(own, name)
     return float("nan") if found is None else found
 
 

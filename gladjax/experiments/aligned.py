@@ -17,6 +17,7 @@ Reference: Artola et al., "GLAD", WACV 2023, Section 4.1.
 
 import argparse
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import numpy as np
 
 from gladjax import backbone as backbones
 from gladjax import datasets, files, metrics
+from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.detector import Settings
 from gladjax.experiments import runner
@@ -67,9 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with runner.errors():
         network = backbones.load(options.backbone, checkpoint=options.checkpoint)
-        names = ("num_components", "max_samples", "max_steps", "radius")
-        plain = Settings(**{name: getattr(options, name) for name in names})
-        moved = dataclasses.replace(plain, motion=options.motion, coarse=options.coarse)
+        moved = runner.settings(options)
+        plain = dataclasses.replace(moved, motion="", coarse=False)
         records = runner.load_records(options.output)
         wanted = []
         for category in options.categories:
@@ -78,26 +79,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             for seed in options.seeds:
                 for settings in (plain, moved):
-                    key: Record = {
-                        "category": data.category,
-                        "backbone": network.name,
-                        "method": "glad",
-                        "seed": seed,
-                        "settings": dataclasses.asdict(settings),
-                    }
-                    found = runner.find(records, key)
-                    if found is None:
-                        found, _, result = runner.glad(
-                            data, network, seed=seed, settings=settings
-                        )
-                        found["by_kind"] = by_kind(data, result)
-                        records.append(found)
-                        runner.save_records(options.output, records)
+                    chosen = dataclasses.asdict(settings)
+                    key = runner.identity(data, network, "glad", seed, chosen)
+                    make = functools.partial(_fit, data, network, seed, settings)
+                    found = runner.resume(options.output, records, key, make)
                     wanted.append(found)
         text = runner.table(rows(wanted))
         with files.atomic(options.output / "table.md", mode="w") as file:
             file.write(text + "\n")
     click.echo(text)
+
+
+def _fit(data: Dataset, network: Backbone, seed: int, settings: Settings) -> Record:
+    found, _, result = runner.glad(data, network, seed=seed, settings=settings)
+    return {**found, "by_kind": by_kind(data, result)}
 
 
 def rows(records: Sequence[Record]) -> list[list[str]]:

@@ -21,14 +21,12 @@ Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023, Tables 2 and 6.
 import argparse
 from collections.abc import Sequence
 
-import click
 import numpy as np
 
-from gladjax.backbone import Backbone
-from gladjax.datasets import Dataset
-from gladjax.experiments import paper, peers, rows, runner, stages
+from gladjax.experiments import paper, peers, rows, runner, stages, study
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
+from gladjax.experiments.study import Case
 
 METHODS = ("glad", *peers.METHODS)
 DEFAULT = METHODS[:5]
@@ -48,13 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = rows.parser("comparison", "All methods on the same features.")
     add_options(parser)
     options = parser.parse_args(arguments)
-    with runner.errors():
-        sets, missing = rows.available(options)
-        records = runner.load_records(options.output)
-        run(options, records, sets)
-        notes = f"{rows.NOT_RUN}: {', '.join(missing)}" if missing else ""
-        text = rows.write(options.output, table(records), notes=notes)
-    click.echo(text)
+    study.run(options, visit, table)
 
 
 def add_options(
@@ -77,37 +69,24 @@ def add_options(
     add("--train-steps", type=int, default=500, help="steps of cflow, csflow, draem")
 
 
-def run(
-    options: argparse.Namespace,
-    records: list[Record],
-    sets: Sequence[Dataset],
-    *,
-    net: Backbone | None = None,
-) -> None:
-    """Runs every method and seed on data sets.
+def visit(case: Case) -> None:
+    """Runs every method and seed on a data set.
 
     Args:
-      options: The command line.
-      records: What is there; new ones are appended.
-      sets: The data sets.
-      net: The backbone, that of the command line by default.
+      case: The data set, and the options of `add_options`.
     """
-    if not sets:
-        return
-    net = rows.network(options) if net is None else net
-    for dataset in sets:
-        source = rows.features(options, dataset, net)
-        for method in options.methods:
-            for seed in options.seeds[:1] if method in FIXED else options.seeds:
-                compare(options, records, source, dataset, (method, seed))
+    options = case.options
+    source = rows.features(options, case.dataset, case.net)
+    for method in options.methods:
+        for seed in options.seeds[:1] if method in FIXED else options.seeds:
+            compare(case, source, method, seed)
 
 
 def compare(
-    options: argparse.Namespace,
-    records: list[Record],
+    case: Case,
     source: Source,
-    dataset: Dataset,
-    row: tuple[str, int],
+    method: str,
+    seed: int,
     *,
     masks: np.ndarray | None = None,
     name: str = "",
@@ -115,38 +94,29 @@ def compare(
     """Returns the record of a method and seed, computed if it is not there.
 
     Args:
-      options: The command line.
-      records: What is there.
-      source: The features.
-      dataset: Whose they are.
-      row: Method and seed.
+      case: The data set.
+      source: Its features.
+      method: One of `METHODS`.
+      seed: Its randomness.
       masks: Anomalous pixels, if they are not those of the data set.
       name: What the row is called, if not as the method.
     """
-    method, seed = row
-    net, version = source.blank.backbone, source.described["prepared"]
+    dataset, version = case.dataset, source.described["prepared"]
+    recipe = stages.Recipe(source.blank.settings, seed)
     if method == "glad":
-        recipe = stages.Recipe(source.blank.settings, seed)
-        chosen = rows.described(recipe, local=True, layers=net.layers)
-        if version:
-            chosen |= {"version": version}
-        key = rows.identity(dataset, net, name or method, seed, chosen)
-        return rows.row(
-            options.output,
-            records,
-            key,
-            lambda: rows.glad(source, dataset, recipe, masks=masks).record,
-        )
-    chosen = peers.choices(options, method)
+        chosen = rows.described(recipe, local=True, layers=case.net.layers)
+    else:
+        chosen = peers.choices(case.options, method)
     if version:
         chosen |= {"version": version}
-    key = rows.identity(dataset, net, name or method, seed, chosen)
-    return rows.row(
-        options.output,
-        records,
-        key,
-        lambda: peers.run(source, dataset, row, options=chosen, masks=masks),
-    )
+
+    def make() -> Record:
+        if method == "glad":
+            return rows.glad(source, dataset, recipe, masks=masks).record
+        row = (method, seed)
+        return peers.run(source, dataset, row, options=chosen, masks=masks)
+
+    return study.row(case, name or method, seed, chosen, make)
 
 
 def table(records: Sequence[Record]) -> list[list[str]]:
@@ -181,7 +151,7 @@ def _cells(own: Sequence[Record], category: str) -> list[str]:
     cells = {
         name: rows.cell(r[name] for r in own)
         if category != "mean"
-        else runner.percent(_balanced(own, name))
+        else runner.percent(rows.balanced(own, name))
         for name in names
     }
     return [
@@ -195,15 +165,6 @@ def _cells(own: Sequence[Record], category: str) -> list[str]:
         f"{1000 * float(np.mean(score)):.1f}",
         f"{size / 1e6:.2f}",
     ]
-
-
-def _balanced(own: Sequence[Record], name: str) -> float | None:
-    """Returns the mean over categories of the means over seeds."""
-    categories = {record["category"] for record in own}
-    return rows.mean(
-        rows.mean(r[name] for r in own if r["category"] == category)
-        for category in categories
-    )
 
 
 def _printed(method: str, category: str) -> str:

@@ -30,6 +30,7 @@ from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.experiments import comparison, paper, rows, runner
 from gladjax.experiments.runner import Record
+from gladjax.experiments.study import Case
 
 METHODS = ("glad", "padim", "cflow", "draem", "csflow", "mahaad", "patchcore")
 DEFAULT = ("glad", "padim")
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sets = [few(one, options.num_train) for one in sets]
         records = runner.load_records(options.output)
         net = network(options, sets[0])
-        comparison.run(options, records, sets, net=net)
+        for dataset in sets:
+            comparison.visit(Case(options, records, dataset, net))
         if options.random_weights:
             for record in records:
                 record.update(dict.fromkeys(ACCURACY))

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import click
 
-from gladjax.experiments import comparison, paper, rows, runner
+from gladjax.experiments import comparison, paper, rows, runner, study
 from gladjax.experiments.runner import Record
 
 CLASSES = tuple(f"Class{number}" for number in range(1, 11))
@@ -39,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     comparison.add_options(parser, methods=METHODS, default=("glad", "padim"))
     options = parser.parse_args(arguments)
     with runner.errors():
-        sets, missing = rows.available(options)
-        records = runner.load_records(options.output)
-        comparison.run(options, records, sets)
+        records, missing = study.collect(options, comparison.visit)
         text = rows.write(options.output, table(records, missing))
     click.echo(text)
 

@@ -19,18 +19,17 @@ concentrated, among those of at least the median weight.
 Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023, Figures 2 to 5.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import click
 import numpy as np
 
 from gladjax import files, images, plots, weights
 from gladjax.datasets import Dataset
-from gladjax.experiments import rows, runner, stages
+from gladjax.experiments import rows, runner, stages, study
 from gladjax.experiments.runner import Record
 from gladjax.experiments.stages import FittedLayer
+from gladjax.experiments.study import Case
 from gladjax.report import charts
 
 
@@ -46,22 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = rows.parser("figures", "Figures 2 to 5.")
     parser.add_argument("--examples", type=int, default=2, help="heat maps per kind")
     options = parser.parse_args(arguments)
-    with runner.errors():
-        sets, _ = rows.available(options)
-        records = runner.load_records(options.output)
-        for dataset in sets:
-            _category(options, records, dataset)
-        text = rows.write(options.output, table(records))
-    click.echo(text)
+    study.run(options, _category, table)
 
 
-def _category(
-    options: argparse.Namespace, records: list[Record], dataset: Dataset
-) -> None:
-    net, seed = rows.network(options), options.seeds[0]
-    recipe = stages.Recipe(rows.settings(options), seed)
+def _category(case: Case) -> None:
+    options, _, dataset, net = case
+    seed = options.seeds[0]
+    recipe = stages.Recipe(runner.settings(options), seed)
     settings = rows.described(recipe, local=True, layers=net.layers)
-    key = rows.identity(dataset, net, "glad", seed, settings)
 
     def make() -> Record:
         source = rows.features(options, dataset, net)
@@ -71,7 +62,7 @@ def _category(
         _heat_maps(dataset, result, folder / "heat_maps", options.examples)
         return {**result.record, **numbers(result.layers)}
 
-    rows.row(options.output, records, key, make)
+    study.row(case, "glad", seed, settings, make)
 
 
 def draw(layers: Mapping[str, FittedLayer], folder: Path) -> None:

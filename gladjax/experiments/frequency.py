@@ -19,12 +19,10 @@ Differs from the reference in: (1) all of it; the paper only names the direction
 Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023, section 5.
 """
 
-import argparse
 import itertools
 import math
 from collections.abc import Sequence
 
-import click
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,10 +32,11 @@ from gladjax import assign, images, scoring, seeding
 from gladjax import backbone as backbones
 from gladjax.datasets import Dataset
 from gladjax.datasets import Record as Listed
-from gladjax.experiments import evaluation, rows, runner, sources, stages
+from gladjax.experiments import evaluation, rows, runner, sources, stages, study
 from gladjax.experiments.evaluation import METRIC_SIZE, Evaluation
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
+from gladjax.experiments.study import Case
 from gladjax.mixture import GaussianMixture
 
 CLASSES = 16
@@ -57,33 +56,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
       SystemExit: With a message, if the data or the options do not fit.
     """
     options = rows.parser("frequency", "Weights by frequency.").parse_args(arguments)
-    with runner.errors():
-        sets, _ = rows.available(options)
-        records = runner.load_records(options.output)
-        for dataset in sets:
-            for seed in options.seeds:
-                _rows(options, records, dataset, seed)
-        text = rows.write(options.output, table(records))
-    click.echo(text)
+    study.run(options, _rows, table)
 
 
-def _rows(
-    options: argparse.Namespace, records: list[Record], dataset: Dataset, seed: int
-) -> None:
-    net = rows.network(options)
-    recipe = stages.Recipe(rows.settings(options), seed)
+def _rows(case: Case) -> None:
+    options, dataset, net = case.options, case.dataset, case.net
     source = rows.features(options, dataset, net)
-    for method in METHODS:
+    for seed, method in itertools.product(options.seeds, METHODS):
+        recipe = stages.Recipe(runner.settings(options), seed)
         local = method != "global weights"
         settings = rows.described(recipe, local=local, layers=net.layers)
 
-        def make(method=method, local=local) -> Record:  # noqa: ANN001
+        def make(method=method, local=local, recipe=recipe) -> Record:  # noqa: ANN001
             if method == "frequency":
                 return by_frequency(source, dataset, recipe)
             return rows.glad(source, dataset, recipe, local=local).record
 
-        key = rows.identity(dataset, net, method, seed, settings)
-        rows.row(options.output, records, key, make)
+        study.row(case, method, seed, settings, make)
 
 
 def by_frequency(source: Source, dataset: Dataset, recipe: stages.Recipe) -> Record:

@@ -22,10 +22,8 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-import click
 import numpy as np
 
-from gladjax.datasets import Dataset
 from gladjax.experiments import (
     held_out,
     num_components,
@@ -33,9 +31,11 @@ from gladjax.experiments import (
     runner,
     sources,
     stages,
+    study,
 )
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
+from gladjax.experiments.study import Case
 
 LOCAL, GLOBAL, PRIOR = "local", "global", "prior"
 
@@ -55,31 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--strengths", nargs="+", type=float, default=[1.0, 10.0, 100.0])
     add("--radii", nargs="+", type=float, default=[1.0, 2.0])
     options = parser.parse_args(arguments)
-    with runner.errors():
-        sets, _ = rows.available(options)
-        records = runner.load_records(options.output)
-        net = rows.network(options)
-        for dataset in sets:
-            source = rows.features(options, dataset, net)
-            for seed in options.seeds:
-                for number in options.numbers:
-                    if number < len(dataset.train):
-                        _rows(options, records, source, dataset, (number, seed))
-        notes = "; ".join(verdict(records))
-        text = rows.write(options.output, table(records), notes=notes)
-    click.echo(text)
+    study.run(options, _rows, table, notes=lambda r: "; ".join(verdict(r)))
 
 
-def _rows(
-    options: argparse.Namespace,
-    records: list[Record],
-    source: Source,
-    dataset: Dataset,
-    row: tuple[int, int],
-) -> None:
-    """Computes the rows of one number of images and seed."""
-    number, seed = row
-    net, count = source.blank.backbone, len(dataset.train)
+def _rows(case: Case) -> None:
+    source = rows.features(case.options, case.dataset, case.net)
+    for seed in case.options.seeds:
+        for number in case.options.numbers:
+            if number < len(case.dataset.train):
+                _choices(case, source, seed, number)
+
+
+def _choices(case: Case, source: Source, seed: int, number: int) -> None:
+    """Computes the rows of one seed and number of images, 0 for all."""
+    count = len(case.dataset.train)
     order = np.random.default_rng(seed).permutation(count)
     pool = np.sort(order[: number or count])
     learn, held = (pool[part] for part in held_out.split(len(pool), seed=seed))
@@ -91,24 +80,22 @@ def _rows(
         test={layer: value[kept] for layer, value in rest.test.items()},
         aligned=[rest.aligned[i] for i in kept],
     )
-    for method, recipe, local in _variants(options, seed):
-        settings = rows.described(recipe, local=local, layers=net.layers)
-        key = rows.identity(
-            dataset, net, method, seed, {**settings, "images": number or count}
-        )
+    for method, recipe, local in _variants(case.options, seed):
+        settings = rows.described(recipe, local=local, layers=case.net.layers)
 
         def make(recipe=recipe, local=local) -> Record:  # noqa: ANN001
-            record = rows.glad(part, dataset, recipe, local=local).record
+            record = rows.glad(part, case.dataset, recipe, local=local).record
             found = num_components.likelihood(rest, recipe, local=local)
             return {**record, "held_out": found}
 
-        rows.row(options.output, records, key, make)
+        chosen = {**settings, "images": number or count}
+        study.row(case, method, seed, chosen, make)
 
 
 def _variants(
     options: argparse.Namespace, seed: int
 ) -> Iterator[tuple[str, stages.Recipe, bool]]:
-    settings = rows.settings(options)
+    settings = runner.settings(options)
     yield GLOBAL, stages.Recipe(settings, seed), False
     for radius in options.radii:
         wide = dataclasses.replace(settings, radius=radius)

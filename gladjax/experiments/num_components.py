@@ -16,17 +16,15 @@ Differs from the reference in: (1) the held-out images; (2) the numbers tried.
 Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023, section 4.2, supplement.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 
-import click
 import numpy as np
 
-from gladjax.datasets import Dataset
-from gladjax.experiments import held_out, rows, runner, sources, stages
+from gladjax.experiments import held_out, rows, runner, sources, stages, study
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
+from gladjax.experiments.study import Case
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,46 +41,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--numbers", nargs="+", type=int, default=[25, 50, 100, 200, 400]
     )
     options = parser.parse_args(arguments)
-    with runner.errors():
-        sets, _ = rows.available(options)
-        records = runner.load_records(options.output)
-        net = rows.network(options)
-        for dataset in sets:
-            source = rows.features(options, dataset, net)
-            for seed in options.seeds:
-                for number in options.numbers:
-                    _row(options, records, source, dataset, (number, seed))
-        notes = (
-            f"Chosen by held-out likelihood: {choose(records)}. The column of the test "
-            "images is a study; nothing is chosen by it."
-        )
-        text = rows.write(options.output, table(records), notes=notes)
-    click.echo(text)
+    study.run(options, _rows, table, notes=_notes)
 
 
-def _row(
-    options: argparse.Namespace,
-    records: list[Record],
-    source: Source,
-    dataset: Dataset,
-    row: tuple[int, int],
-) -> None:
-    number, seed = row
-    net = source.blank.backbone
-    chosen = dataclasses.replace(rows.settings(options), num_components=number)
+def _rows(case: Case) -> None:
+    source = rows.features(case.options, case.dataset, case.net)
+    for seed in case.options.seeds:
+        for number in case.options.numbers:
+            _row(case, source, seed, number)
+
+
+def _row(case: Case, source: Source, seed: int, number: int) -> None:
+    """Computes the row of a seed and a number of components to start from."""
+    chosen = dataclasses.replace(runner.settings(case.options), num_components=number)
     recipe = stages.Recipe(chosen, seed)
-    settings = rows.described(recipe, local=True, layers=net.layers)
-    learn, _ = held_out.split(len(dataset.train), seed=seed)
+    settings = rows.described(recipe, local=True, layers=case.net.layers)
+    learn, _ = held_out.split(len(case.dataset.train), seed=seed)
     name = f"held out {seed}"
 
     def make() -> Record:
         part = sources.subset(source, learn, test="test", name=name)
         rest = sources.subset(source, learn, test="rest", name=name)
-        record = rows.glad(part, dataset, recipe).record
+        record = rows.glad(part, case.dataset, recipe).record
         return {**record, "held_out": likelihood(rest, recipe)}
 
-    key = rows.identity(dataset, net, f"K0 = {number}", seed, settings)
-    rows.row(options.output, records, key, make)
+    study.row(case, f"K0 = {number}", seed, settings, make)
+
+
+def _notes(records: Sequence[Record]) -> str:
+    return (
+        f"Chosen by held-out likelihood: {choose(records)}. The column of the test "
+        "images is a study; nothing is chosen by it."
+    )
 
 
 def likelihood(source: Source, recipe: stages.Recipe, *, local: bool = True) -> float:
@@ -117,11 +107,7 @@ def _numbers(records: Sequence[Record]) -> list[int]:
 
 def _mean(records: Sequence[Record], number: int, name: str) -> float:
     own = [r for r in records if r["settings"]["num_components"] == number]
-    means = [
-        rows.mean(r[name] for r in own if r["category"] == category)
-        for category in dict.fromkeys(r["category"] for r in own)
-    ]
-    return rows.mean(means) or 0.0
+    return rows.balanced(own, name) or 0.0
 
 
 def table(records: Sequence[Record]) -> list[list[str]]:

@@ -17,17 +17,15 @@ Differs from the reference in: (1) the development data.
 Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023, section 4.1, supplement.
 """
 
-import argparse
 from collections.abc import Sequence
 
-import click
 import numpy as np
 
 from gladjax import metrics
-from gladjax.datasets import Dataset
-from gladjax.experiments import held_out, rows, runner, stages
+from gladjax.experiments import held_out, rows, runner, stages, study
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
+from gladjax.experiments.study import Case
 
 QUANTILES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 PAPER = 0.005
@@ -43,27 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
       SystemExit: With a message, if the data or the options do not fit.
     """
     options = rows.parser("quantile", "Which quantile?").parse_args(arguments)
-    with runner.errors():
-        sets, _ = rows.available(options)
-        records = runner.load_records(options.output)
-        for dataset in sets:
-            for seed in options.seeds:
-                _rows(options, records, dataset, seed)
-        chosen = choose(records)
-        notes = (
-            f"Chosen on development data: {chosen:g} (the paper: {PAPER:g}). The test "
-            "columns are a study; nothing is chosen by them."
-        )
-        text = rows.write(options.output, table(records), notes=notes)
-    click.echo(text)
+    study.run(options, _rows, table, notes=_notes)
 
 
-def _rows(
-    options: argparse.Namespace, records: list[Record], dataset: Dataset, seed: int
-) -> None:
+def _rows(case: Case) -> None:
+    for seed in case.options.seeds:
+        _sweeps(case, seed)
+
+
+def _sweeps(case: Case, seed: int) -> None:
     """Computes the sweeps on development and test data of a category and seed."""
-    net, chosen = rows.network(options), rows.settings(options)
-    recipe = stages.Recipe(chosen, seed)
+    options, _, dataset, net = case
+    recipe = stages.Recipe(runner.settings(options), seed)
     settings = rows.described(recipe, local=True, layers=net.layers)
     made, prepare = held_out.pasted(dataset, seed=seed)
     for method, data, change, told in (
@@ -76,8 +65,14 @@ def _rows(
             labels = np.array([record.label for record in data.test])
             return {"auroc": sweep(source, labels, recipe)}
 
-        key = rows.identity(dataset, net, method, seed, settings)
-        rows.row(options.output, records, key, sweep_)
+        study.row(case, method, seed, settings, sweep_)
+
+
+def _notes(records: Sequence[Record]) -> str:
+    return (
+        f"Chosen on development data: {choose(records):g} (the paper: {PAPER:g}). The "
+        "test columns are a study; nothing is chosen by them."
+    )
 
 
 def sweep(source: Source, labels: np.ndarray, recipe: stages.Recipe) -> list[float]:

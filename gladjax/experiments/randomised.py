@@ -20,23 +20,21 @@ name; (2) see `gladjax.datasets.randomised`.
 Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023, section 4.4, Table 4.
 """
 
-import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
 
-import click
 import jax
 import numpy as np
 
 from gladjax import backbone as backbones
 from gladjax import datasets
-from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset, randomised
-from gladjax.experiments import comparison, paper, rows, runner
+from gladjax.experiments import comparison, paper, rows, runner, study
 from gladjax.experiments.evaluation import METRIC_SIZE
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Prepare
+from gladjax.experiments.study import Case
 
 ALIGNED = "glad"
 PLAIN = "glad, not aligned"
@@ -63,26 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--max-angle", type=float, default=180.0, help="either way, in degrees"
     )
     options = parser.parse_args(arguments)
-    with runner.errors():
-        sets, _ = rows.available(options)
-        records = runner.load_records(options.output)
-        if sets:
-            net = rows.network(options)
-            for dataset in sets:
-                for version in (None, *options.seeds):
-                    _version(options, records, dataset, net, version)
-        text = rows.write(options.output, table(records))
-    click.echo(text)
+    study.run(options, _versions, table)
 
 
-def _version(
-    options: argparse.Namespace,
-    records: list[Record],
-    dataset: Dataset,
-    net: Backbone,
-    version: int | None,
-) -> None:
+def _versions(case: Case) -> None:
+    for version in (None, *case.options.seeds):
+        _version(case, version)
+
+
+def _version(case: Case, version: int | None) -> None:
     """Computes the rows of one version of a category; None is the original."""
+    options, _, dataset, net = case
     prepare, masks, name = None, None, ""
     if version is not None:
         prepare, masks = moved(dataset, version, max_angle=options.max_angle)
@@ -90,7 +79,7 @@ def _version(
         if options.max_angle != 180:
             name += f" by {options.max_angle:g} degrees"
     for method in options.methods:
-        plain = dataclasses.replace(rows.settings(options), motion="", coarse=False)
+        plain = dataclasses.replace(runner.settings(options), motion="", coarse=False)
         turned = dataclasses.replace(plain, motion="euclidean", coarse=True)
         source = rows.features(
             options,
@@ -101,11 +90,10 @@ def _version(
             prepared=name,
         )
         comparison.compare(
-            options,
-            records,
+            case,
             source,
-            dataset,
-            ("glad" if method == PLAIN else method, version or 0),
+            "glad" if method == PLAIN else method,
+            version or 0,
             masks=masks,
             name=method,
         )

@@ -18,21 +18,20 @@ Differs from the reference in: (1) the paper smooths by a Gaussian at most.
 Reference: He, Sun, Tang. "Guided Image Filtering". ECCV 2010.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
 import numpy as np
 from jaxtyping import Float
 
 from gladjax import backbone as backbones
 from gladjax import images, metrics, scoring
 from gladjax.datasets import Dataset
-from gladjax.experiments import evaluation, held_out, rows, runner, stages
+from gladjax.experiments import evaluation, held_out, rows, runner, stages, study
 from gladjax.experiments.evaluation import METRIC_SIZE
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Maps, Source
+from gladjax.experiments.study import Case
 
 Plane = Float[np.ndarray, "h w"]
 PLAIN = "sigma 4"
@@ -51,21 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = rows.parser("refinement", "Sharper heat maps?").parse_args(arguments)
     if options.motion:
         raise SystemExit("error: images must not be aligned in this study")
-    with runner.errors():
-        sets, _ = rows.available(options)
-        records = runner.load_records(options.output)
-        for dataset in sets:
-            _rows(options, records, dataset)
-        kept = helps(records)
-        notes = f"Better than {PLAIN} in both numbers everywhere: "
-        notes += ", ".join(kept) if kept else "none; none is kept."
-        text = rows.write(options.output, table(records), notes=notes)
-    click.echo(text)
+    study.run(options, _rows, table, notes=_notes)
 
 
-def _rows(options: argparse.Namespace, records: list[Record], dataset: Dataset) -> None:
-    net, seed = rows.network(options), options.seeds[0]
-    recipe = stages.Recipe(rows.settings(options), seed)
+def _rows(case: Case) -> None:
+    options, _, dataset, net = case
+    seed = options.seeds[0]
+    recipe = stages.Recipe(runner.settings(options), seed)
     settings = rows.described(recipe, local=True, layers=net.layers)
     source = rows.features(options, dataset, net)
     maps = {
@@ -82,8 +73,12 @@ def _rows(options: argparse.Namespace, records: list[Record], dataset: Dataset) 
                 "aupro": metrics.aupro(masks, heats),
             }
 
-        key = rows.identity(dataset, net, method, seed, settings)
-        rows.row(options.output, records, key, make)
+        study.row(case, method, seed, settings, make)
+
+
+def _notes(records: Sequence[Record]) -> str:
+    kept = ", ".join(helps(records)) or "none; none is kept."
+    return f"Better than {PLAIN} in both numbers everywhere: {kept}"
 
 
 def refined(

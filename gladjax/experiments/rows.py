@@ -13,9 +13,9 @@ Reference: there is none.
 
 import argparse
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -77,12 +77,6 @@ def parser(
     runner.add_options(out)
     out.set_defaults(listed=bool(categories))
     return out
-
-
-def settings(options: argparse.Namespace) -> Settings:
-    """Returns the settings that the command line asks for."""
-    names = ("num_components", "max_samples", "max_steps", "radius", "motion", "coarse")
-    return Settings(**{name: getattr(options, name) for name in names})
 
 
 def available(options: argparse.Namespace) -> tuple[list[Dataset], list[str]]:
@@ -150,46 +144,11 @@ def features(
             cache(options),
             dataset,
             net,
-            settings=settings(options) if chosen is None else chosen,
+            settings=runner.settings(options) if chosen is None else chosen,
             prepare=prepare,
             prepared=prepared,
             progress=bar,
         )
-
-
-def row(
-    output: Path, records: list[Record], wanted: Record, make: Callable[[], Record]
-) -> Record:
-    """Returns the record of a row, computed and written only if it is not there.
-
-    Args:
-      output: Folder of ``results.json``.
-      records: What is there; the new one is appended.
-      wanted: What identifies the row, see `gladjax.experiments.runner.KEY`.
-      make: Computes the rest of the row.
-    """
-    found = runner.find(records, wanted)
-    if found is None:
-        found = {**wanted, **make()}
-        records.append(found)
-        runner.save_records(output, records)
-    return found
-
-
-def identity(
-    dataset: Dataset, net: Backbone, method: str, seed: int, options: Mapping[str, Any]
-) -> Record:
-    """Returns what identifies a row.
-
-    Args:
-      dataset: The data set.
-      net: The backbone.
-      method: Name of the method.
-      seed: Its randomness.
-      options: Whatever else decides the numbers.
-    """
-    values = (dataset.category, net.name, method, seed, dict(options))
-    return dict(zip(runner.KEY, values, strict=True)) | {"data": dataset.name}
 
 
 def described(recipe: Recipe, *, local: bool, layers: Sequence[str]) -> Record:
@@ -276,6 +235,20 @@ def mean(values: Iterable[float | None]) -> float | None:
     """Returns the mean of what is known, None if nothing is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def balanced(records: Sequence[Record], name: str) -> float | None:
+    """Returns the mean over categories of the means over seeds, None if none is known.
+
+    Args:
+      records: Of one method.
+      name: Of the number.
+    """
+    categories = dict.fromkeys(record["category"] for record in records)
+    return mean(
+        mean(r[name] for r in records if r["category"] == category)
+        for category in categories
+    )
 
 
 def write(output: Path, table: Sequence[Sequence[str]], *, notes: str = "") -> str:

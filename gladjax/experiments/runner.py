@@ -12,7 +12,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--skip-bad", action="store_true", help="warn of unreadable images, go on")
 
 
+def settings(options: argparse.Namespace) -> Settings:
+    """Returns the settings that the command line asks for, see `add_options`."""
+    names = ("num_components", "max_samples", "max_steps", "radius", "motion", "coarse")
+    return Settings(**{name: getattr(options, name) for name in names})
+
+
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
     """Ends the program with a message where the data or the options do not fit."""
@@ -145,34 +151,29 @@ def run(sets: Sequence[Dataset], options: argparse.Namespace) -> list[Record]:
     Returns:
       One record per data set and seed; finished ones are not run again.
     """
-    names = ("num_components", "max_samples", "max_steps", "radius", "motion", "coarse")
-    settings = Settings(**{name: getattr(options, name) for name in names})
+    chosen = settings(options)
     for dataset in sets:
         for error in dataset.errors:
             click.echo(f"skipped: {error}", err=True)
     network = backbones.load(options.backbone, checkpoint=options.checkpoint)
     records = load_records(options.output)
-    wanted = []
-    for dataset in sets:
-        for seed in options.seeds:
-            row = (dataset.category, network.name, "glad", seed)
-            key: Record = dict(
-                zip(KEY, (*row, dataclasses.asdict(settings)), strict=True)
-            )
-            found = find(records, key)
-            if found is None:
-                pictures = options.output / "heat_maps" / dataset.category
-                found, _, _ = glad(
-                    dataset,
-                    network,
-                    seed=seed,
-                    settings=settings,
-                    pictures=pictures if options.heat_maps else None,
-                )
-                records.append(found)
-                save_records(options.output, records)
-            wanted.append(found)
-    return wanted
+
+    def row(dataset: Dataset, seed: int) -> Record:
+        pictures = options.output / "heat_maps" / dataset.category
+        return resume(
+            options.output,
+            records,
+            identity(dataset, network, "glad", seed, dataclasses.asdict(chosen)),
+            lambda: glad(
+                dataset,
+                network,
+                seed=seed,
+                settings=chosen,
+                pictures=pictures if options.heat_maps else None,
+            )[0],
+        )
+
+    return [row(dataset, seed) for dataset in sets for seed in options.seeds]
 
 
 class Bar:
@@ -207,12 +208,54 @@ def load_records(output: Path) -> list[Record]:
     return list(files.read_json(path)) if path.exists() else []
 
 
+def identity(
+    dataset: Dataset,
+    backbone: Backbone,
+    method: str,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> Record:
+    """Returns what identifies a row.
+
+    Args:
+      dataset: The data set.
+      backbone: The network.
+      method: Name of the method.
+      seed: Its randomness.
+      settings: Whatever else decides the numbers.
+    """
+    values = (dataset.category, backbone.name, method, seed, dict(settings))
+    return dict(zip(KEY, values, strict=True))
+
+
 def find(records: Sequence[Record], wanted: Record) -> Record | None:
     """Returns the record that agrees in what identifies a row, or None."""
     for record in records:
         if all(record.get(name) == wanted.get(name) for name in KEY):
             return record
     return None
+
+
+def resume(
+    output: Path,
+    records: list[Record],
+    wanted: Record,
+    make: Callable[[], Record],
+) -> Record:
+    """Returns the record of a row, computed and written only if it is not there.
+
+    Args:
+      output: Folder of ``results.json``.
+      records: What is there; a new record is appended.
+      wanted: What identifies the row, see `identity`.
+      make: Computes the whole record.
+    """
+    found = find(records, wanted)
+    if found is None:
+        found = make()
+        records.append(found)
+        save_records(output, records)
+    return found
 
 
 def save_records(output: Path, records: Sequence[Record]) -> None:
