@@ -7,6 +7,7 @@ float32 baseline and, on fewer samples, with the argmin in float64; a difference
 as a tie where the two least costs in float64 differ by less than float32 can tell.
 """
 
+import statistics
 import time
 from typing import Any
 
@@ -59,7 +60,7 @@ def measure(
     dense = _dense(mixture, x[:baseline_samples])
     labels, _, found = assign.nearest_info(mixture, x)
     passed = timing.clock(lambda: assign.nearest(mixture, x))
-    seconds = timing.median(passed)
+    seconds = statistics.median(passed)
     dense_seconds = dense["seconds"] * len(x) / baseline_samples
     k, d = mixture.means.shape
     work = 2e-9 * len(x) * k * d * d
@@ -111,10 +112,10 @@ def _iteration(
     def maximize() -> GaussianMixture:
         return estimation.Estimator(x, floor=floor)(labels, k)[0]
 
-    fitting = timing.median(timing.clock(maximize))
+    fitting = statistics.median(timing.clock(maximize))
     again = maximize()
     _, _, info = assign.nearest_info(again, x, start=labels)
-    assigning = timing.median(
+    assigning = statistics.median(
         timing.clock(lambda: assign.nearest(again, x, start=labels))
     )
     counts = np.bincount(labels[labels >= 0], minlength=k).astype(float)

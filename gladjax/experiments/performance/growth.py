@@ -6,6 +6,7 @@ network, of real solar cells. An iteration here reuses nothing: every component 
 fitted and every sample is assigned, from the labels of the iteration before.
 """
 
+import statistics
 from typing import Any
 
 import jax
@@ -56,7 +57,7 @@ def _iteration(x: np.ndarray, k: int) -> float:
         mixture, _ = estimation.Estimator(x, floor=floor)(labels, k)
         assign.nearest(mixture, x, start=labels)
 
-    return timing.median(timing.clock(once))
+    return statistics.median(timing.clock(once))
 
 
 def rows(records: list[dict[str, Any]]) -> list[list[str]]:

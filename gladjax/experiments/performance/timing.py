@@ -5,7 +5,6 @@ and a baseline only if it is good: the largest rate of matrix products that this
 reaches is measured beside it, and every record tells which share of it a program has.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -163,11 +162,6 @@ def growth_exponent(sizes: list[int], seconds: list[float]) -> float:
       2.0
     """
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-
-
-def median(passed: list[float]) -> float:
-    """Returns the median time."""
-    return statistics.median(passed)
 
 
 def doubled(largest: int, *, times: int) -> list[int]:
