@@ -10,6 +10,7 @@ evaluated for all components.
 from typing import NamedTuple
 
 import numpy as np
+import threadpoolctl
 
 from gladjax.kernels import search
 from gladjax.mixture import GaussianMixture
@@ -113,12 +114,14 @@ def bounds(
     else:
         rows = np.zeros((k, len(triangle[0])), dtype)
         components = np.arange(k)
-    for chunk in np.array_split(components, max(1, len(components) // 128)):
-        if len(chunk):
-            marginal = np.stack([_marginal(mixture, int(c), basis) for c in chunk])
-            lower = np.linalg.cholesky(marginal)
-            inverse = np.linalg.inv(lower) * np.sqrt(1 - SLACK[dtype])
-            rows[chunk] = inverse[:, triangle[0], triangle[1]].astype(dtype)
+    # The products are small: threads of BLAS would mostly wait for each other.
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        for chunk in np.array_split(components, max(1, len(components) // 128)):
+            if len(chunk):
+                marginal = np.stack([_marginal(mixture, int(c), basis) for c in chunk])
+                lower = np.linalg.cholesky(marginal)
+                inverse = np.linalg.inv(lower) * np.sqrt(1 - SLACK[dtype])
+                rows[chunk] = inverse[:, triangle[0], triangle[1]].astype(dtype)
     first = min(stage, rank)
     return Bounds(
         basis=basis.astype(dtype),

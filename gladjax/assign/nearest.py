@@ -11,6 +11,7 @@ from gladjax.assign.candidates import CHUNK, candidates, pair_costs
 from gladjax.assign.info import AssignInfo
 from gladjax.assign.plan import plan
 from gladjax.assign.pruned import pruned
+from gladjax.kernels import search
 from gladjax.mixture import AnyArray, GaussianMixture
 
 _pruned = jax.jit(pruned)
@@ -153,7 +154,7 @@ def _guess(mixture: GaussianMixture, samples: np.ndarray) -> np.ndarray:
     for first in range(0, len(samples), 4096):
         part = slice(first, first + 4096)
         distance = half - samples[part] @ means.T
-        near[part] = np.argpartition(distance, few - 1, axis=1)[:, :few]
+        near[part] = search.least(distance, few, 64)
     near = alive[near].astype(np.int32)
     owner = np.repeat(np.arange(len(samples)), few)
     cost = pair_costs(mixture, samples, owner, near.ravel()).reshape(near.shape)

@@ -134,3 +134,34 @@ def within(
             margin[i] = lost
             survivors[i] = count
     return found, ids, margin, survivors
+
+
+@numba.njit(**PARALLEL)
+@no_type_check
+def least(values, few, chunk):
+    """Returns the columns of the few least values of every row.
+
+    Args:
+      values: ``(n, k)``.
+      few: How many, at most ``k``.
+      chunk: Rows per task.
+
+    Returns:
+      Columns, the least value first, the first of equals before the others.
+    """
+    n, k = values.shape
+    ids = np.empty((n, few), np.int64)
+    for task in numba.prange((n + chunk - 1) // chunk):
+        best = np.empty(few, values.dtype)
+        for i in range(task * chunk, min(n, (task + 1) * chunk)):
+            for a in range(few):
+                best[a], ids[i, a] = np.inf, a
+            for c in range(k):
+                value = values[i, c]
+                if value < best[few - 1]:
+                    a = few - 1
+                    while a > 0 and value < best[a - 1]:
+                        best[a], ids[i, a] = best[a - 1], ids[i, a - 1]
+                        a -= 1
+                    best[a], ids[i, a] = value, c
+    return ids
