@@ -27,16 +27,7 @@ def golden():
 def worst(net, size, golden, prefix, run=quick):
     """Largest error of each tap, relative to the map's largest value."""
     images = backbone.normalise(net, rule.photograph(*size)[None])
-    maps = run(features.extract)(net, images)
-    errors = {}
-    for layer in rule.LAYERS:
-        found = np.asarray(maps[layer], np.float64)
-        key = f"{prefix}/{layer}"
-        assert found.shape == tuple(golden[f"{key}/shape"]), layer
-        sample = found.ravel()[rule.sample(found.shape)]
-        error = np.abs(sample - golden[f"{key}/sample"]).max()
-        errors[layer] = float(error / golden[f"{key}/largest"])
-    return errors
+    return rule.worst(run(features.extract)(net, images), golden, prefix)
 
 
 @pytest.mark.parametrize("form", ["narrow", "wide"])

@@ -28,19 +28,6 @@ def golden():
         return dict(file)
 
 
-def worst(maps, golden, prefix):
-    """Largest error of each tap, relative to the map's largest value."""
-    errors = {}
-    for layer in rule.LAYERS:
-        found = np.asarray(maps[layer], np.float64)
-        key = f"{prefix}/{layer}"
-        assert found.shape == tuple(golden[f"{key}/shape"]), layer
-        sample = found.ravel()[rule.sample(found.shape)]
-        error = np.abs(sample - golden[f"{key}/sample"]).max()
-        errors[layer] = float(error / golden[f"{key}/largest"])
-    return errors
-
-
 @pytest.mark.parametrize("filter_size", [4, 1, None])
 @pytest.mark.parametrize("name", NAMES)
 def test_taps_match_torch_at_every_size(name, filter_size, golden):
@@ -50,7 +37,7 @@ def test_taps_match_torch_at_every_size(name, filter_size, golden):
     assert net.name == variant(name, filter_size=filter_size)
     for height, width in rule.SIZES:
         maps = quick(features.extract)(net, rule.images(height, width))
-        errors = worst(maps, golden, f"{name}/{filter_size}/{height}x{width}")
+        errors = rule.worst(maps, golden, f"{name}/{filter_size}/{height}x{width}")
         assert max(errors.values()) < TOLERANCE[filter_size], errors
 
 
@@ -63,7 +50,7 @@ def test_folded_taps_match_torch(name, filter_size, golden):
     for height, width in rule.SIZES[2:]:
         run = jax.jit if name == "resnet18" else quick
         maps = run(features.extract)(net, rule.images(height, width))
-        errors = worst(maps, golden, f"{name}/{filter_size}/{height}x{width}")
+        errors = rule.worst(maps, golden, f"{name}/{filter_size}/{height}x{width}")
         assert max(errors.values()) < 2 * TOLERANCE[filter_size], errors
 
 

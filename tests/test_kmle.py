@@ -19,6 +19,15 @@ SHAPES = {
 }
 STEP = jax.jit(kmle.step, static_argnames=("min_count", "shrinkage"))
 KEY = jax.random.key(0)
+EVERY_SHAPE = pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("many", np.float64),
+        ("mixed", np.float64),
+        ("few", np.float64),
+        ("mixed", np.float32),
+    ],
+)
 
 
 def start(rng, name, *, dtype=np.float64, wrong=0.2):
@@ -29,6 +38,12 @@ def start(rng, name, *, dtype=np.float64, wrong=0.2):
     astray = rng.random(len(x)) < wrong
     labels = np.where(astray, rng.integers(0, k, len(x)), labels).astype(np.int32)
     return x.astype(dtype), labels, k
+
+
+def starts(name, dtype):
+    """Two starts of different seeds."""
+    for seed in range(2):
+        yield start(np.random.default_rng(seed), name, dtype=dtype)
 
 
 def snapshot(labels):
@@ -75,21 +90,11 @@ def with_x64(dtype):
 # Against the paper
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        ("many", np.float64),
-        ("mixed", np.float64),
-        ("few", np.float64),
-        ("mixed", np.float32),
-    ],
-)
+@EVERY_SHAPE
 def test_steps_match_the_paper(name, dtype):
     atol = 1e-9 if dtype == np.float64 else 1e-5
     with with_x64(dtype):
-        for seed in range(2):
-            rng = np.random.default_rng(seed)
-            x, labels, k = start(rng, name, dtype=dtype)
+        for x, labels, k in starts(name, dtype):
             moments = oracles.maximize(x, labels, k)
             arrays = (jnp.asarray(a, dtype) for a in moments)
             state = kmle.KMLEState(mixture.from_moments(*arrays), jnp.int32(0))
@@ -110,21 +115,11 @@ def test_steps_match_the_paper(name, dtype):
             assert moved > 0
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [
-        ("many", np.float64),
-        ("mixed", np.float64),
-        ("few", np.float64),
-        ("mixed", np.float32),
-    ],
-)
+@EVERY_SHAPE
 def test_a_fit_matches_the_paper(name, dtype):
     atol = 1e-9 if dtype == np.float64 else 1e-5
     with with_x64(dtype):
-        for seed in range(2):
-            rng = np.random.default_rng(seed)
-            x, labels, k = start(rng, name, dtype=dtype)
+        for x, labels, k in starts(name, dtype):
             moments = oracles.maximize(x, labels, k)
             fitted, info, trail = watched(x, labels, k)
             moments, expected, history = oracles.kmle(x, moments)

@@ -64,3 +64,16 @@ def sample(shape):
     """Indices of the values that are stored of a channels-last map."""
     total = math.prod(shape)
     return generator(f"sample {shape}").permutation(total)[:SAMPLES]
+
+
+def worst(maps, golden, prefix):
+    """Largest error of each tap, relative to the map's largest value."""
+    errors = {}
+    for layer in LAYERS:
+        found = np.asarray(maps[layer], np.float64)
+        key = f"{prefix}/{layer}"
+        assert found.shape == tuple(golden[f"{key}/shape"]), layer
+        drawn = found.ravel()[sample(found.shape)]
+        error = np.abs(drawn - golden[f"{key}/sample"]).max()
+        errors[layer] = float(error / golden[f"{key}/largest"])
+    return errors
