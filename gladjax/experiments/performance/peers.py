@@ -140,13 +140,16 @@ def _gmmx(
         weights=np.exp(start.log_weights),
     )
     ridge = RIDGE * float(x.var(axis=0).mean())
-    fitter = gmmx.EMFitter(tol=0.0, max_iter=steps, reg_covar=ridge)
-    found = fitter.fit(jnp.asarray(x), first)  # Compiles.
-    begun = time.perf_counter()
-    found = fitter.fit(jnp.asarray(x), first)
-    jax.block_until_ready(found.log_likelihood)
+    # One step at a time: a loop inside the program may wait for its own threads.
+    fitter = gmmx.EMFitter(tol=0.0, max_iter=1, reg_covar=ridge)
+    samples = jnp.asarray(x)
+    jax.block_until_ready(fitter.fit(samples, first).log_likelihood)  # Compiles.
+    fitted, begun = first, time.perf_counter()
+    for _ in range(steps):
+        found = fitter.fit(samples, fitted)
+        fitted = found.gmm
+        jax.block_until_ready(found.log_likelihood)
     seconds = time.perf_counter() - begun
-    fitted = found.gmm
     spread = fitted.covariances.values_numpy
     return seconds, _wrapped(fitted.weights_numpy, fitted.means_numpy, spread)
 
