@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import threadpoolctl
 
 from gladjax import em, kmle, mixture
 from gladjax.experiments.performance import timing
@@ -140,15 +141,16 @@ def _gmmx(
         weights=np.exp(start.log_weights),
     )
     ridge = RIDGE * float(x.var(axis=0).mean())
-    # One step at a time: a loop inside the program may wait for its own threads.
     fitter = gmmx.EMFitter(tol=0.0, max_iter=1, reg_covar=ridge)
     samples = jnp.asarray(x)
-    jax.block_until_ready(fitter.fit(samples, first).log_likelihood)  # Compiles.
-    fitted, begun = first, time.perf_counter()
-    for _ in range(steps):
-        found = fitter.fit(samples, fitted)
-        fitted = found.gmm
-        jax.block_until_ready(found.log_likelihood)
+    # LAPACK is called from threads of XLA; with threads of its own it may wait forever.
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        jax.block_until_ready(fitter.fit(samples, first).log_likelihood)  # Compiles.
+        fitted, begun = first, time.perf_counter()
+        for _ in range(steps):
+            found = fitter.fit(samples, fitted)
+            fitted = found.gmm
+            jax.block_until_ready(found.log_likelihood)
     seconds = time.perf_counter() - begun
     spread = fitted.covariances.values_numpy
     return seconds, _wrapped(fitted.weights_numpy, fitted.means_numpy, spread)
