@@ -149,6 +149,23 @@ def test_what_was_learnt_is_forgotten_on_request():
         assert gone.layers[name].kept.statistics.counts.sum() == both - old
 
 
+def test_a_prior_holds_for_the_fit_and_for_updates():
+    settings = dataclasses.replace(fitted().settings, prior=5.0)
+    model = detector.fit(
+        jax.random.key(0), tiny.network(), tiny.pictures(10), settings=settings
+    )
+    maps, keep = samples(model, tiny.pictures(10))
+    for name, layer in model.layers.items():
+        options = {"valid": keep[name], "max_steps": 5, "prior": 5.0}
+        expected = weights.fit(layer.mixture, maps[name], **options)
+        chex.assert_trees_all_equal(layer.local_weights, expected)
+        assert np.all(weights.active(layer.local_weights) == len(layer.mixture.means))
+    after = detector.update(model, tiny.pictures(6, first=50))
+    for layer in after.layers.values():
+        alive = np.sum(np.isfinite(layer.mixture.log_weights))
+        assert np.all(weights.active(layer.local_weights) == alive)
+
+
 def test_em_fits_a_detector_too():
     settings = detector.Settings(num_components=6, max_steps=4, estimator="em")
     model, info = detector.fit_info(
@@ -273,7 +290,7 @@ def test_a_model_file_is_updated(run, tmp_path):
     datasets.write_synthetic(tmp_path, num_train=16, num_good=4, num_bad=2, size=40)
     images = sorted((tmp_path / "texture" / "train" / "good").iterdir())
     model, newer = tmp_path / "m", tmp_path / "n"
-    few = ["--num-components", "4", "--quiet", "--keep-statistics"]
+    few = ["--num-components", "4", "--quiet", "--keep-statistics", "--prior", "0.5"]
     code, text = run("fit", *images[:10], *few, "--out", model)
     assert code == 0, text
     before = model.read_bytes()
@@ -283,6 +300,7 @@ def test_a_model_file_is_updated(run, tmp_path):
     assert model.read_bytes() == before
     old, new = (io.load(path, backbone=tiny.network()) for path in (model, newer))
     assert io.describe(newer).notes["num_updated"] == 6
+    assert old.settings.prior == new.settings.prior == 0.5
     assert len(new.calibration) == len(old.calibration) + 6
     np.testing.assert_array_equal(
         new.calibration[: len(old.calibration)], old.calibration

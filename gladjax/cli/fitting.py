@@ -82,6 +82,14 @@ needs 99 images; with fewer the model gives scores, but no decisions."""
     help="Features per layer that the mixture is fitted to; 0 for all.",
 )
 @click.option(
+    "--prior",
+    type=click.FloatRange(0),
+    default=Settings.prior,
+    show_default=True,
+    help="Samples of the global weights counted everywhere beside the local ones; 1 is "
+    "a good choice for fewer than fifty images.",
+)
+@click.option(
     "--keep-statistics",
     is_flag=True,
     help="Keep what `gladjax update` needs to learn from more images later; the file "
@@ -108,6 +116,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         settings = Settings(
             num_components=chosen["num_components"],
             max_samples=chosen["max_samples"],
+            prior=chosen["prior"],
             motion=motion,
             coarse=chosen["coarse"],
             keep_statistics=chosen["keep_statistics"],

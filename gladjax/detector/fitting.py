@@ -135,6 +135,7 @@ def fit_info(
                 mixture,
                 maps[layer],
                 radius=settings.radius,
+                prior=settings.prior,
                 valid=keep,
                 max_steps=settings.max_steps,
                 tolerance=settings.tolerance,

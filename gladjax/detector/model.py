@@ -36,6 +36,9 @@ class Settings:
       max_samples: Samples per layer that the mixture is fitted to; 0 for all.
       local: Whether weights are local; without, the global ones hold everywhere.
       radius: Radius of the window of the local weights, in cells.
+      prior: Strength of a Dirichlet prior of the local weights around the global ones,
+        in samples; helps where images are few, and scoring takes as long as with
+        global weights. 0, the paper's, for none.
       quantile: Quantile of the log-map that is the score.
       sigma: Smoothing of the heat map, in pixels at the backbone's image size.
       motion: Motion by which images are aligned; empty for none.
@@ -52,6 +55,7 @@ class Settings:
     max_samples: int = 0
     local: bool = True
     radius: float = 1.0
+    prior: float = 0.0
     quantile: float = 0.005
     sigma: float = 4.0
     motion: str = ""

@@ -77,6 +77,7 @@ def _weighed(
             layer.mixture,
             maps,
             radius=settings.radius,
+            prior=settings.prior,
             valid=keep,
             max_steps=settings.max_steps,
             tolerance=settings.tolerance,
