@@ -86,8 +86,8 @@ needs 99 images; with fewer the model gives scores, but no decisions."""
     type=click.FloatRange(0),
     default=Settings.prior,
     show_default=True,
-    help="Samples of the global weights counted everywhere beside the local ones; 1 is "
-    "a good choice for fewer than fifty images.",
+    help="Samples of the global weights counted everywhere beside the local ones; for "
+    "few images of things that lie anyhow, not where a part may be out of place.",
 )
 @click.option(
     "--keep-statistics",

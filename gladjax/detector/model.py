@@ -37,8 +37,9 @@ class Settings:
       local: Whether weights are local; without, the global ones hold everywhere.
       radius: Radius of the window of the local weights, in cells.
       prior: Strength of a Dirichlet prior of the local weights around the global ones,
-        in samples; helps where images are few, and scoring takes as long as with
-        global weights. 0, the paper's, for none.
+        in samples. It may help where images are few and places mean little, it makes
+        parts out of place less surprising, and scoring takes as long as with global
+        weights. 0, the paper's, for none.
       quantile: Quantile of the log-map that is the score.
       sigma: Smoothing of the heat map, in pixels at the backbone's image size.
       motion: Motion by which images are aligned; empty for none.
