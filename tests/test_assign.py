@@ -12,6 +12,7 @@ import pytest
 import synthetic_mixtures as synthetic
 
 from gladjax import assign, mixture
+from gladjax.kernels import search
 
 INTERPRETED = numba.config.DISABLE_JIT
 # Counts per component: from singletons and pairs to more samples than features.
@@ -204,6 +205,15 @@ def test_the_dense_form_agrees(x64, rng, variant):
     fitted, x = example(rng, 8, dtype=np.float64)
     labels, cost = variant(assign.dense)(fitted, jnp.asarray(x))
     check(np.asarray(labels), np.asarray(cost), exact(fitted, x), np.float64)
+
+
+@pytest.mark.parametrize(("few", "k"), [(1, 1), (3, 3), (4, 50)])
+def test_the_nearest_means_are_those_of_a_sort(rng, few, k):
+    values = rng.integers(0, 9, size=(200, k)).astype(np.float32)  # Many are equal.
+    values[rng.random(values.shape) < 0.1] = np.inf
+    found = search.least(values, few, 16)
+    expected = np.argsort(values, axis=1, kind="stable")[:, :few]
+    np.testing.assert_array_equal(found, expected)
 
 
 # Corners

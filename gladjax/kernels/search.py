@@ -154,12 +154,10 @@ def least(values, few, chunk):
     for task in numba.prange((n + chunk - 1) // chunk):
         best = np.empty(few, values.dtype)
         for i in range(task * chunk, min(n, (task + 1) * chunk)):
-            for a in range(few):
-                best[a], ids[i, a] = np.inf, a
             for c in range(k):
                 value = values[i, c]
-                if value < best[few - 1]:
-                    a = few - 1
+                if c < few or value < best[few - 1]:
+                    a = min(c, few - 1)
                     while a > 0 and value < best[a - 1]:
                         best[a], ids[i, a] = best[a - 1], ids[i, a - 1]
                         a -= 1
