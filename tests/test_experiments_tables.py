@@ -244,6 +244,11 @@ def test_the_number_of_components_is_chosen_by_held_out_likelihood(root, tmp_pat
     records = run(num_components, root, tmp_path, "--numbers", "2", "6")
     held = {r["settings"]["num_components"]: r["held_out"] for r in records}
     assert num_components.choose(records) == max(held, key=held.get)
+    # A number that only an easy category was fitted with is not compared.
+    easy = {**records[0], "category": "easy", "held_out": 1e6}
+    alone = {**easy, "settings": {**easy["settings"], "num_components": 99}}
+    both = [*records, *({**r, "category": "easy"} for r in records)]
+    assert num_components.choose([*both, alone]) == max(held, key=held.get)
     assert "a study" in (tmp_path / "table.md").read_text()
 
 

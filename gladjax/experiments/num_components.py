@@ -97,17 +97,24 @@ def choose(records: Sequence[Record]) -> int:
 
     Args:
       records: The rows; their AUROCs are not looked at.
+
+    Returns:
+      One of the numbers that most categories were fitted with: means over different
+      categories do not compare.
     """
-    return max(_numbers(records), key=lambda n: _mean(records, n, "held_out"))
+    known = {
+        n: len({r["category"] for r in _of(records, n)}) for n in _numbers(records)
+    }
+    most = [n for n, count in known.items() if count == max(known.values())]
+    return max(most, key=lambda n: rows.balanced(_of(records, n), "held_out") or 0.0)
 
 
 def _numbers(records: Sequence[Record]) -> list[int]:
     return sorted({record["settings"]["num_components"] for record in records})
 
 
-def _mean(records: Sequence[Record], number: int, name: str) -> float:
-    own = [r for r in records if r["settings"]["num_components"] == number]
-    return rows.balanced(own, name) or 0.0
+def _of(records: Sequence[Record], number: int) -> list[Record]:
+    return [r for r in records if r["settings"]["num_components"] == number]
 
 
 def table(records: Sequence[Record]) -> list[list[str]]:
@@ -121,12 +128,7 @@ def table(records: Sequence[Record]) -> list[list[str]]:
     out = [head]
     for category in dict.fromkeys(record["category"] for record in records):
         for number in _numbers(records):
-            own = [
-                r
-                for r in records
-                if r["category"] == category
-                and r["settings"]["num_components"] == number
-            ]
+            own = [r for r in _of(records, number) if r["category"] == category]
             if not own:
                 continue
             last = own[-1]
