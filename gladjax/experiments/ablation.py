@@ -87,10 +87,8 @@ def _rows(case: Case) -> None:
 
 
 def _row(case: Case, source: Source, seed: int, name: str) -> None:
-    """Computes the row of a seed and variant, unless it is there or cannot be."""
+    """Computes the row of a seed and variant, unless it is there."""
     variant, chosen = VARIANTS[name], runner.settings(case.options)
-    if variant.estimator == "em" and not stages.has_em():
-        return
     there = case.net.layers
     layers = [there[n - 1] for n in variant.layers if n <= len(there)]
     recipe = stages.Recipe(chosen, seed, variant.estimator, variant.oas)

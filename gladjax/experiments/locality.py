@@ -101,7 +101,8 @@ def _variants(
         wide = dataclasses.replace(settings, radius=radius)
         yield LOCAL, stages.Recipe(wide, seed), True
         for strength in options.strengths:
-            yield PRIOR, stages.Recipe(wide, seed, prior=strength), True
+            shrunk = dataclasses.replace(wide, prior=strength)
+            yield PRIOR, stages.Recipe(shrunk, seed), True
 
 
 def chosen(records: Sequence[Record]) -> dict[tuple[str, int, int], Record]:

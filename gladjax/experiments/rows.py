@@ -154,7 +154,7 @@ def features(
 def described(recipe: Recipe, *, local: bool, layers: Sequence[str]) -> Record:
     """Returns the settings of a row of GLAD as its record has them."""
     chosen = recipe.settings
-    prior = {"prior": recipe.prior} if recipe.prior else {}
+    prior = {"prior": chosen.prior} if chosen.prior else {}
     return {
         **prior,
         **recipe.described(),

@@ -13,8 +13,6 @@ Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023.
 """
 
 import dataclasses
-import importlib
-import importlib.util
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -22,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gladjax import covariance, kmle, masks, mixture, scoring, weights
+from gladjax import covariance, em, kmle, masks, mixture, scoring, weights
 from gladjax.detector import Settings
 from gladjax.experiments import store
 from gladjax.experiments.sources import Source
@@ -44,14 +42,12 @@ class Recipe:
       seed: Randomness.
       estimator: ``"kmle"`` or ``"em"``.
       oas: Whether covariances are shrunk.
-      prior: Strength of the prior of the local weights.
     """
 
     settings: Settings
     seed: int = 0
     estimator: str = "kmle"
     oas: bool = True
-    prior: float = 0.0
 
     def described(self) -> dict[str, Any]:
         """Returns what decides a mixture."""
@@ -87,11 +83,6 @@ def reduced(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def has_em() -> bool:
-    """Tells whether the package has the estimator of the paper's EM row."""
-    return importlib.util.find_spec("gladjax.em") is not None
-
-
 def fit_layer(
     source: Source, layer: str, recipe: Recipe, *, local: bool = True, test: str = ""
 ) -> FittedLayer:
@@ -118,8 +109,8 @@ def fit_layer(
     fitted = GaussianMixture(**piece.arrays)
     info = dict(piece.info)
     placed = {**described, "local": local, "radius": recipe.settings.radius}
-    if recipe.prior:
-        placed |= {"prior": recipe.prior}
+    if recipe.settings.prior:
+        placed |= {"prior": recipe.settings.prior}
 
     def weigh() -> Piece:
         begun = time.perf_counter()
@@ -177,9 +168,7 @@ def _mixture(source: Source, layer: str, recipe: Recipe, keep: np.ndarray) -> Pi
         "shrinkage": covariance.oas if recipe.oas else covariance.no_shrinkage,
     }
     begun = time.perf_counter()
-    fit = kmle.fit
-    if recipe.estimator == "em":
-        fit = importlib.import_module("gladjax.em").fit
+    fit = em.fit if recipe.estimator == "em" else kmle.fit
     fitted, report = fit(key, samples, valid=used, **options)
     info = {
         "seconds": time.perf_counter() - begun,
@@ -206,7 +195,7 @@ def _weights(
         fitted,
         maps,
         radius=settings.radius,
-        prior=recipe.prior,
+        prior=settings.prior,
         valid=keep,
         max_steps=settings.max_steps,
         tolerance=settings.tolerance,

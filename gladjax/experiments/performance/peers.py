@@ -2,7 +2,7 @@
 
 All start from the same labels on the same real features (EfficientNet-Lite0, third
 layer) and do the same number of iterations with full covariances: K-MLE with OAS, our
-EM where it is there, scikit-learn's ``GaussianMixture`` and, where it is installed, the
+EM, scikit-learn's ``GaussianMixture`` and, where it is installed, the
 package ``gmmx``. The likelihood is that of the whole mixture, ``log sum_k pi_k N_k``,
 mean per sample, on the samples of the fit and on as many others.
 """
