@@ -6,27 +6,34 @@ of a multiple of the identity,
 
     Sigma = (1 - rho) S + s I,    s = rho tr(S) / d                     (paper, Eq. 8)
 
-with ``rho`` by oracle-approximating shrinkage (OAS, Eq. 9). ``S`` has at most ``n - 1``
-nonzero eigenvalues, so ``Sigma`` is a few *spikes* over *noise* and is never formed:
-`spiked` finds the spikes from the ``n x n`` Gram matrix. Where ``n > d`` nothing is
-gained by that, and `whitened` factors the ``d x d`` matrix.
+with ``rho`` by oracle-approximating shrinkage (OAS, Eq. 9). With ``B`` the centred
+samples (n x d), ``S = B'B / n``, so ``Sigma`` is a few *spikes* over *noise*,
 
-Both return the same `Factor`: rows ``a_i`` and variances ``v_i`` such that with
-``y_i = a_i . e`` the Mahalanobis distance of a centred sample ``e`` is
+    Sigma = s I + a B'B,    a = (1 - rho) / n
 
-    sum_i y_i^2  +  |e - sum_i v_i y_i a_i|^2 / s                       (rank < d)
-    sum_i y_i^2                                                         (rank = d)
+and is kept as that. `spiked` needs the ``n x n`` matrix ``H = (s I + a B B')^-1`` only:
 
-For spikes, ``a_i`` is the unit eigenvector over the root of its variance
-``v_i = lambda_i + s``, so both terms are sums of squares and nothing cancels.
+    Sigma^-1   = (I - a B'H B) / s
+    log|Sigma| = log|s I + a B B'| + (d - n) log s
+
+As a difference the first of these would cancel in float32. With ``v = H B e`` the
+Mahalanobis distance of a centred sample ``e`` is a sum of squares instead,
+
+    |e - a B'v|^2 / s + a |v|^2
+
+the least value over all ``v`` of this expression, so that an error of ``v`` counts by
+its square only. Where ``n > d`` nothing is gained by all that, and `whitened` factors the
+``d x d`` matrix: its rows are the inverse of a Cholesky factor, the distance ``|rows e|^2``.
 
 Notation: ``n`` samples, ``d`` features, ``c`` rows of a padded block (``c >= n``),
-``S`` the scatter over ``n``, ``g`` the eigenvalues of the Gram matrix.
+``S`` the scatter over ``n``, ``B B'`` the Gram matrix.
 
 Differs from the reference in
   1. Where ``S = 0`` (one sample, or copies) the covariance is ``floor * I``; the paper
      leaves it 0, which gives a density without bound.
   2. Without shrinkage (the ablation) ``floor`` replaces the noise where it is 0.
+  3. The noise is at least `LEAST` units of rounding of the trace, so that the Cholesky
+     factor exists in the precision at hand; with shrinkage it is far above.
 
 Reference: Artola et al., "GLAD", WACV 2023, Section 3.1; Chen, Wiesel, Eldar, Hero,
 "Shrinkage Algorithms for MMSE Covariance Estimation", IEEE TSP 58(10), 2010.
@@ -42,25 +49,41 @@ from jaxtyping import Array, Bool, Float, Int
 # Products inside a cost are never rounded to bfloat16 or TF32.
 PRECISION = jax.lax.Precision.HIGHEST
 
+LEAST = 4  # Units of rounding of the trace that the noise is at least.
+
 Scalar = Float[Array, ""]
 Count = Int[Array, ""] | Float[Array, ""] | int | float
 Shrinkage = Callable[[Scalar, Scalar, Count, int], Scalar]
 
 
 class Factor(NamedTuple):
-    """The covariance of one component, as rows that whiten it.
+    """The covariance of one component of at most ``d`` samples, less its rows ``B``.
 
     Attributes:
-      rows: Whitening rows ``a_i``; rows beyond ``rank`` are 0.
-      variances: Variance ``v_i`` along each row, 1 where unused.
-      rank: Number of rows in use; ``d`` means that the rows whiten completely.
-      noise: Variance ``s`` of every direction that no row spans.
+      inverse: ``H``, over the noise on its diagonal where rows are unused.
+      scale: Weight ``a`` of the scatter of the rows.
+      noise: Variance ``s`` of every direction.
       log_det: Log-determinant of the covariance.
     """
 
-    rows: Float[Array, "r d"]
-    variances: Float[Array, " r"]
-    rank: Int[Array, ""]
+    inverse: Float[Array, "c c"]
+    scale: Scalar
+    noise: Scalar
+    log_det: Scalar
+
+
+class Whitened(NamedTuple):
+    """The covariance of one component of more than ``d`` samples.
+
+    Attributes:
+      rows: Inverse of the lower Cholesky factor.
+      scale: Mean variance, ``tr(Sigma) / d``.
+      noise: Variance ``s`` of every direction.
+      log_det: Log-determinant of the covariance.
+    """
+
+    rows: Float[Array, "d d"]
+    scale: Scalar
     noise: Scalar
     log_det: Scalar
 
@@ -135,85 +158,37 @@ def oas_shrinkage(scatter: Float[Array, "d d"], count: Count) -> Scalar:
 
 
 def spiked(
-    samples: Float[Array, "c d"],
-    mask: Bool[Array, " c"],
-    floor: Scalar,
-    *,
-    weights: Float[Array, " c"] | None = None,
-    shrinkage: Shrinkage = oas,
-) -> tuple[Float[Array, " d"], Factor]:
-    """Fits a mean and a shrunk covariance to at most ``d`` samples.
-
-    Args:
-      samples: Rows of a padded block.
-      mask: Which rows are samples.
-      floor: Variance that stands in for an empirical covariance of 0 (R3).
-      weights: How much each sample counts, 0 or more; ``n`` is then their sum. By
-        default each counts 1.
-      shrinkage: Intensity from ``tr(S)``, ``tr(S^2)``, ``n`` and ``d``.
-
-    Returns:
-      The mean, 0 where there is no sample, and the factor, spikes in falling order.
-    """
-    dtype = samples.dtype
-    found = jnp.maximum(jnp.sum(mask), 1)
-    # Seen from one of them, copies are exactly 0, and so is their scatter.
-    origin = samples[jnp.argmax(mask)]
-    e = jnp.where(mask[:, None], samples - origin[None, :], 0)
-    if weights is None:
-        n = found.astype(dtype)
-        shift = jnp.sum(e, axis=0) / n
-        B = jnp.where(mask[:, None], e - shift[None, :], 0)
-    else:
-        w = jnp.where(mask, weights, 0)[:, None]
-        n = jnp.maximum(jnp.sum(w), jnp.finfo(dtype).tiny)
-        shift = jnp.sum(w * e, axis=0) / n
-        B = jnp.where(mask[:, None], jnp.sqrt(w) * (e - shift[None, :]), 0)
-    mean = jnp.where(jnp.any(mask), origin + shift, 0)
-    return mean, spikes(B, n, found - 1, floor, shrinkage=shrinkage)
-
-
-def spikes(
     roots: Float[Array, "c d"],
     count: Count,
-    limit: Int[Array, ""],
     floor: Scalar,
     *,
     shrinkage: Shrinkage = oas,
 ) -> Factor:
-    """Fits a shrunk covariance to a scatter of low rank, given by a root of it.
+    """Shrinks a covariance whose scatter has a root of at most ``d`` rows.
 
     Args:
-      roots: Rows ``B`` with ``B'B`` the sum of outer products of the centred samples.
-      count: Number of samples ``n`` behind it, which may be fractional.
-      limit: Rank that the scatter has at most.
+      roots: Rows ``B``, such as the centred samples: ``B'B`` is the sum of outer
+        products. Unused rows are 0.
+      count: Number of samples ``n`` behind it, which may be fractional; 0 counts as 1.
       floor: Variance that stands in for an empirical covariance of 0 (R3).
       shrinkage: Intensity from ``tr(S)``, ``tr(S^2)``, ``n`` and ``d``.
 
     Returns:
-      The factor, spikes in falling order, at most ``d - 1``.
+      The factor.
     """
     c, d = roots.shape
-    dtype = roots.dtype
-    n = jnp.asarray(count).astype(dtype)
-    gram = jnp.matmul(roots, roots.T, precision=PRECISION)
-    trace = jnp.trace(gram) / n
-    rho = shrinkage(trace, jnp.sum(jnp.square(gram)) / n**2, n, d)
+    n = jnp.maximum(jnp.asarray(count).astype(roots.dtype), 1e-30)
+    gram = jnp.matmul(roots, roots.T, precision=PRECISION) / n
+    trace = jnp.trace(gram)
+    rho = shrinkage(trace, jnp.sum(jnp.square(gram)), n, d)
     s, spherical = _noise(trace, rho, floor, d)
-
-    g, U = jnp.linalg.eigh(gram)
-    g, U = g[::-1], U[:, ::-1]
-    spike = jnp.maximum((1 - rho) * g / n, 0)
-    keep = (g > c * jnp.finfo(dtype).eps * g[0]) & (spike > 0) & ~spherical
-    # Never d: a complete set of rows has no noise left.
-    most = jnp.minimum(limit.astype(jnp.int32), d - 1)
-    keep &= jnp.arange(c, dtype=jnp.int32) < most
-    variances = jnp.where(keep, spike + s, 1)
-    scale = jnp.where(keep, 1 / jnp.sqrt(jnp.where(keep, g, 1) * variances), 0)
-    rows = jnp.matmul(U.T, roots, precision=PRECISION) * scale[:, None]
-    rank = jnp.sum(keep)
-    log_det = jnp.sum(jnp.log(variances)) + (d - rank).astype(dtype) * jnp.log(s)
-    return Factor(rows, variances, rank.astype(jnp.int32), s, log_det)
+    kept = jnp.where(spherical, 0, 1 - rho)
+    identity = jnp.eye(c, dtype=roots.dtype)
+    lower = jnp.linalg.cholesky(s * identity + kept * gram)
+    half = jax.scipy.linalg.solve_triangular(lower, identity, lower=True)
+    inverse = jnp.matmul(half.T, half, precision=PRECISION)
+    inside = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
+    return Factor(inverse, kept / n, s, inside + (d - c) * jnp.log(s))
 
 
 def whitened(
@@ -222,21 +197,21 @@ def whitened(
     floor: Scalar,
     *,
     shrinkage: Shrinkage = oas,
-) -> Factor:
-    """Fits a shrunk covariance to a scatter matrix of more than ``d`` samples.
+) -> Whitened:
+    """Shrinks the covariance of more than ``d`` samples.
 
     Args:
       scatter: Sum of outer products of the centred samples.
-      count: Number of samples.
+      count: Number of samples, which may be fractional; 0 counts as 1.
       floor: Variance that stands in for an empirical covariance of 0 (R3).
       shrinkage: Intensity from ``tr(S)``, ``tr(S^2)``, ``n`` and ``d``.
 
     Returns:
-      The factor: the rows of the inverse of the Cholesky factor, rank ``d``.
+      The whitening rows.
     """
     d = scatter.shape[0]
     dtype = scatter.dtype
-    n = jnp.maximum(jnp.asarray(count).astype(dtype), 1)
+    n = jnp.maximum(jnp.asarray(count).astype(dtype), 1e-30)
     S = scatter / n
     trace = jnp.trace(S)
     rho = shrinkage(trace, jnp.sum(jnp.square(S)), n, d)
@@ -246,7 +221,7 @@ def whitened(
     lower = jnp.linalg.cholesky(sigma)
     rows = jax.scipy.linalg.solve_triangular(lower, identity, lower=True)
     log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
-    return Factor(rows, jnp.ones((d,), dtype), jnp.asarray(d, jnp.int32), s, log_det)
+    return Whitened(rows, jnp.trace(sigma) / d, s, log_det)
 
 
 def _noise(
@@ -256,4 +231,5 @@ def _noise(
     mean_variance = trace / dimension
     zero = mean_variance <= jnp.finfo(trace.dtype).eps * floor
     s = rho * mean_variance
-    return jnp.where(zero | (s <= 0), floor, s), zero
+    s = jnp.where(zero | (s <= 0), floor, s)
+    return jnp.maximum(s, LEAST * jnp.finfo(trace.dtype).eps * trace), zero

@@ -1,167 +1,68 @@
-"""The M-step: from labels to a mixture (paper, Eqs. 2, 3, 8, 9).
+"""The M-step: from samples grouped by component to a mixture (Eqs. 2, 3, 8, 9).
 
 Given a label per sample, each component gets its share of the samples as weight, their
-mean, and their shrunk covariance (`gladjax.covariance`). There are two forms of the
-same computation. `maximize` has static shapes, so that it can be jitted and vmapped: a
-scan over the components picks, for each, the smallest block that holds its samples.
-`Estimator` runs on the host, reads samples from wherever they lie, and remembers: a
-component whose samples did not change since the last call is not computed again.
+mean, and their shrunk covariance (`gladjax.covariance`). `maximize` is that in one pass
+over the samples, sorted by component, with static shapes: components of fewer than ``d``
+samples are padded to a power of two and factored by batches of their Gram matrices;
+the scatters of the others are sums over blocks (`gladjax.routing`). It runs eagerly,
+under ``jit`` and ``vmap``, on any device. `maximize_streamed` is the same for samples
+that stay on the host, a group of components at a time.
+
+A sample may also belong to several components with a weight for each (EM): then the
+labels are those of pairs, and the sums are weighted.
 
 Components of fewer than ``min_count`` samples are dropped (R3); the weights are divided
 by the number of samples that remain.
 
-Notation: ``n`` samples, ``k`` components, ``d`` features.
+Notation: ``n`` samples, ``k`` components, ``d`` features, ``p`` pairs.
 
 Differs from the reference in
   1. R3, the dropping of singletons.
 """
 
-from collections.abc import Callable
+import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import covariance, parts, routing
-from gladjax.covariance import PRECISION, Factor, Shrinkage
-from gladjax.mixture import GaussianMixture
-from gladjax.parts import Part
+from gladjax import covariance, devices, mixture, routing
+from gladjax.covariance import PRECISION, Shrinkage
+from gladjax.mixture import AnyArray, GaussianMixture
 
 FLOOR = 1e-6  # Of the mean variance of all samples (R3).
-CHUNK = 4096  # Samples of one component that are read at once.
+Span = tuple[Array, Array]
+STREAMED = 1 << 25  # Numbers that are taken from the host at once.
 
 
-def ladder(largest: int) -> list[int]:
-    """Returns block sizes, two to an octave, the last one ``largest``."""
-    sizes, step = [], 8
-    while step < largest:
-        sizes += [size for size in (step, step + step // 2) if size < largest]
-        step *= 2
-    return [*sizes, largest]
+class Groups(NamedTuple):
+    """Pairs of a sample and a component, sorted by component.
 
-
-def floor_variance(features: np.ndarray, valid: np.ndarray) -> float:
-    """Returns the variance that stands in for 0: a millionth of the mean variance.
-
-    Args:
-      features: Samples, ``(n, d)``, read in chunks.
-      valid: Which of them count, ``(n,)``.
-
-    Returns:
-      ``1e-6 tr(S_all) / d``, or a tiny number where that is 0.
-
-    Raises:
-      ValueError: If a sample that counts is not finite.
+    Attributes:
+      index: Sample of each pair.
+      weights: Weight of each pair; None for 1.
+      counts: Pairs of each component.
+      totals: Sum of their weights.
+      starts: First pair of each component.
     """
-    d = features.shape[1]
-    count, total, square = 0, np.zeros(d), np.zeros(d)
-    shift = None
-    for first in range(0, len(features), CHUNK):
-        part = np.asarray(features[first : first + CHUNK], np.float64)
-        part = part[valid[first : first + CHUNK]]
-        if len(part) == 0:
-            continue
-        if not np.all(np.isfinite(part)):
-            raise ValueError("features of samples that count must be finite")
-        shift = part[0] if shift is None else shift
-        part = part - shift
-        count += len(part)
-        total += part.sum(axis=0)
-        square += np.square(part).sum(axis=0)
-    variance = np.maximum(square / max(count, 1) - (total / max(count, 1)) ** 2, 0)
-    tiny = np.finfo(np.asarray(features[:0]).dtype).tiny
-    return float(max(FLOOR * variance.mean(), 1e6 * tiny))
 
-
-def maximize(
-    features: Float[Array, "n d"],
-    labels: Int[Array, " n"],
-    num_components: int,
-    *,
-    num_rows: int | None = None,
-    min_count: int = 2,
-    shrinkage: Shrinkage = covariance.oas,
-    floor: Float[Array, ""] | None = None,
-) -> GaussianMixture:
-    """Fits every component to the samples that carry its label.
-
-    Args:
-      features: Samples.
-      labels: Component of each sample; samples with a negative label are not used.
-      num_components: Number of components ``k``.
-      num_rows: Size of the flat array of rows, at least and by default
-        ``min(n, k d)``.
-      min_count: Components of fewer samples are dropped.
-      shrinkage: Shrinkage intensity.
-      floor: Variance that stands in for 0; by default `floor_of` these samples.
-
-    Returns:
-      The mixture; dropped components have weight 0.
-    """
-    n, d = features.shape
-    dtype = features.dtype
-    num_rows = max(min(n, num_components * d), num_rows or 0)
-    classes = ladder(min(n, d))
-    used = (labels >= 0) & (labels < num_components)
-    labels = jnp.where(used, labels, num_components).astype(jnp.int32)
-    order = jnp.argsort(labels, stable=True)
-    counts = jnp.zeros((num_components + 1,), jnp.int32).at[labels].add(1)
-    counts = counts[:num_components]
-    alive = counts >= min_count
-    starts = jnp.cumsum(counts) - counts
-    if floor is None:
-        floor = floor_of(features, used)
-    # Sorted samples, with room to read and write whole blocks past the end.
-    sorted_ = jnp.concatenate([features[order], jnp.zeros((d, d), dtype)])
-
-    branches = _branches(sorted_, min(n, d), floor, shrinkage)
-    limits = jnp.asarray(classes, jnp.int32)
-
-    def visit(
-        carry: tuple[Array, Array, Array], component: tuple[Array, Array, Array]
-    ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
-        rows, variances, offset = carry
-        first, count, living = component
-        branch = jnp.searchsorted(limits, count, side="left")
-        mean, factor = jax.lax.switch(branch, branches, first, count)
-        rank = jnp.where(living, factor.rank, 0)
-        own = jnp.where(living, factor.rows, 0)
-        spread = jnp.where(living, factor.variances, 1)
-        rows = jax.lax.dynamic_update_slice_in_dim(rows, own, offset, 0)
-        variances = jax.lax.dynamic_update_slice_in_dim(variances, spread, offset, 0)
-        carry = (rows, variances, offset + rank)
-        return carry, (mean, offset, rank, factor.noise, factor.log_det)
-
-    scratch = (
-        jnp.zeros((num_rows + d, d), dtype),
-        jnp.ones((num_rows + d,), dtype),
-        jnp.zeros((), jnp.int32),
-    )
-    (rows, variances, _), (means, offsets, ranks, noise, log_dets) = jax.lax.scan(
-        visit, scratch, (starts, counts, alive)
-    )
-    kept = jnp.where(alive, counts, 0).astype(dtype)
-    return GaussianMixture(
-        log_weights=jnp.log(kept / jnp.maximum(jnp.sum(kept), 1)),
-        means=means,
-        rows=rows[:num_rows],
-        variances=variances[:num_rows],
-        offsets=offsets,
-        ranks=ranks,
-        noise=noise,
-        log_dets=log_dets,
-    )
+    index: Int[Array, " p"]
+    weights: Float[Array, " p"] | None
+    counts: Int[Array, " k"]
+    totals: Float[Array, " k"]
+    starts: Int[Array, " k"]
 
 
 def floor_of(
-    features: Float[Array, "n d"],
-    used: Bool[Array, " n"],
+    features: Float[AnyArray, "n d"],
+    used: Bool[AnyArray, " n"],
     *,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Returns what `floor_variance` returns, inside of a trace.
+    """Returns the variance that stands in for 0: a millionth of the mean variance.
 
     Args:
       features: Samples.
@@ -169,8 +70,10 @@ def floor_of(
       axis_name: Axis of a `shard_map` over which the samples are spread.
 
     Returns:
-      ``1e-6 tr(S_all) / d``, or a tiny number where that is 0.
+      ``1e-6 tr(S_all) / d``, or a tiny number where that is 0; NaN where a sample that
+      counts is not finite.
     """
+    features, used = jnp.asarray(features), jnp.asarray(used)
     dtype, d = features.dtype, features.shape[1]
 
     def whole(part: Array) -> Array:
@@ -180,143 +83,322 @@ def floor_of(
     middle = whole(jnp.sum(jnp.where(used[:, None], features, 0), axis=0)) / total
     centred = jnp.where(used[:, None], features - middle[None, :], 0)
     floor = FLOOR * whole(jnp.sum(jnp.square(centred))) / (total * d)
-    return jnp.maximum(floor, 1e6 * jnp.finfo(dtype).tiny)
+    floor = jnp.maximum(floor, 1e6 * jnp.finfo(dtype).tiny)
+    return jnp.where(jnp.isfinite(floor), floor, jnp.nan)
 
 
-def _branches(
-    samples: Float[Array, "m d"], largest: int, floor: Array, shrinkage: Shrinkage
-) -> list[Callable[[Array, Array], tuple[Array, Factor]]]:
-    """Returns functions ``(first, count) -> (mean, factor)``, one per block size.
-
-    Samples ``first`` to ``first + count`` are those of a component. The last function
-    takes any number.
-    """
-    d = samples.shape[1]
-    dtype = samples.dtype
-
-    def block(first: Array, count: Array, size: int) -> tuple[Array, Array]:
-        part = jax.lax.dynamic_slice_in_dim(samples, first, size)
-        return part, jnp.arange(size, dtype=jnp.int32) < count
-
-    def few(first: Array, count: Array, *, size: int) -> tuple[Array, Factor]:
-        part, mask = block(first, count, size)
-        mean, factor = covariance.spiked(part, mask, floor, shrinkage=shrinkage)
-        rows = jnp.pad(factor.rows, ((0, d - size), (0, 0)))
-        variances = jnp.pad(factor.variances, (0, d - size), constant_values=1)
-        return mean, factor._replace(rows=rows, variances=variances)
-
-    def many(first: Array, count: Array) -> tuple[Array, Factor]:
-        def centred(i: Array, mean: Array) -> Array:
-            part, mask = block(first + i * d, count - i * d, d)
-            return jnp.where(mask[:, None], part - mean[None, :], 0)
-
-        # Seen from one of them, copies are exactly 0, and so is their scatter.
-        origin = jax.lax.dynamic_index_in_dim(samples, first, keepdims=False)
-
-        def add(i: Array, total: Array) -> Array:
-            return total + jnp.sum(centred(i, origin), axis=0)
-
-        num_blocks = -(-count // d)
-        total = jax.lax.fori_loop(0, num_blocks, add, jnp.zeros((d,), dtype))
-        mean = origin + total / jnp.maximum(count, 1).astype(dtype)
-
-        def spread(i: Array, total: Array) -> Array:
-            B = centred(i, mean)
-            return total + jnp.matmul(B.T, B, precision=PRECISION)
-
-        scatter = jax.lax.fori_loop(0, num_blocks, spread, jnp.zeros((d, d), dtype))
-        return mean, covariance.whitened(scatter, count, floor, shrinkage=shrinkage)
-
-    branches = [partial(few, size=size) for size in ladder(largest)]
-    return [*branches, many] if len(samples) - d > d else branches
+def num_inverses(counts: Int[Array, " k"], dimension: int) -> Int[Array, ""]:
+    """Returns the size of the flat array of inverses that these counts need."""
+    few = jnp.where(counts < dimension, counts, 0)
+    return jnp.sum(jnp.square(few))
 
 
-class Estimator:
-    """The M-step on the host, one component at a time, only where needed.
+def maximize(
+    features: Float[AnyArray, "n d"],
+    labels: Int[AnyArray, " p"],
+    num_components: int,
+    *,
+    owner: Int[AnyArray, " p"] | None = None,
+    weights: Float[AnyArray, " p"] | None = None,
+    room: tuple[int, int] | None = None,
+    min_count: float = 2,
+    shrinkage: Shrinkage = covariance.oas,
+    floor: Float[AnyArray, ""] | None = None,
+) -> GaussianMixture:
+    """Fits every component to the samples that carry its label.
 
     Args:
-      features: Samples, ``(n, d)``; a memory-mapped array is read row by row.
-      floor: Variance that stands in for 0, see `floor_variance`.
-      min_count: Components of fewer samples are dropped, for good.
+      features: Samples.
+      labels: Component of each pair; pairs with a negative one are not used.
+      num_components: Number of components ``k``.
+      owner: Sample of each pair; by default a pair is a sample.
+      weights: How much each pair counts; 1 by default.
+      room: Sizes of the flat arrays of rows and inverses; by default what any split of
+        the pairs among the components may need.
+      min_count: Components of fewer samples are dropped.
       shrinkage: Shrinkage intensity.
+      floor: Variance that stands in for 0; by default `floor_of` these samples.
+
+    Returns:
+      The mixture; dropped components have weight 0.
     """
+    features, labels = jnp.asarray(features), jnp.asarray(labels)
+    (n, d), k, dtype = features.shape, num_components, features.dtype
+    if floor is None:
+        used = jnp.zeros((n,), bool)
+        at = jnp.arange(n, dtype=jnp.int32) if owner is None else jnp.asarray(owner)
+        used = used.at[at].max(labels >= 0)
+        floor = floor_of(features, used)
+    groups = _grouped(labels, k, owner, weights, dtype)
+    alive = groups.totals >= min_count
+    ranks = jnp.where(alive, jnp.minimum(groups.counts, d), 0)
+    offsets = (jnp.cumsum(ranks) - ranks).astype(jnp.int32)
+    p = labels.shape[0]
+    num_rows, num_entries = room or (min(p, k * d), min(p, k * (d - 1)) * (d - 1))
+    fitted = GaussianMixture(
+        log_weights=_log_shares(jnp.where(alive, groups.totals, 0)),
+        means=jnp.zeros((k, d), dtype),
+        rows=jnp.zeros((num_rows, d), dtype),
+        inverses=jnp.zeros((num_entries,), dtype),
+        offsets=offsets,
+        ranks=ranks.astype(jnp.int32),
+        scales=jnp.zeros((k,), dtype),
+        noise=jnp.ones((k,), dtype),
+        log_dets=jnp.zeros((k,), dtype),
+    )
+    begins = mixture.inverse_offsets(fitted)
+    fitted = _fit_few(fitted, features, groups, begins, jnp.asarray(floor), shrinkage)
+    if p >= d:
+        fitted = _fit_many(fitted, features, groups, jnp.asarray(floor), shrinkage)
+    return fitted
 
-    def __init__(
-        self,
-        features: np.ndarray,
-        *,
-        floor: float,
-        min_count: int = 2,
-        shrinkage: Shrinkage = covariance.oas,
-    ) -> None:
-        """Keeps a reference to the samples; computes nothing."""
-        self._features = features
-        self._min_count = min_count
-        self._shrinkage = shrinkage
-        self._dtype = np.dtype(features.dtype)
-        self._floor = np.asarray(floor, self._dtype)
-        self._parts: dict[int, Part] = {}
-        self._labels: np.ndarray | None = None
 
-    def __call__(
-        self, labels: np.ndarray, num_components: int
-    ) -> tuple[GaussianMixture, np.ndarray]:
-        """Fits the components whose samples changed since the last call.
+def _grouped(
+    labels: Array,
+    k: int,
+    owner: AnyArray | None,
+    weights: AnyArray | None,
+    dtype: jnp.dtype,
+) -> Groups:
+    order, counts = routing.ordered(labels, k)
+    starts = (jnp.cumsum(counts) - counts).astype(jnp.int32)
+    index = order if owner is None else jnp.asarray(owner)[order]
+    if weights is None:
+        return Groups(index, None, counts, counts.astype(dtype), starts)
+    safe = jnp.where((labels >= 0) & (labels < k), labels, k)
+    totals = jnp.zeros((k + 1,), dtype).at[safe].add(jnp.asarray(weights))[:k]
+    return Groups(index, jnp.asarray(weights)[order], counts, totals, starts)
 
-        Args:
-          labels: Component of each sample, negative where not used, ``(n,)``.
-          num_components: Number of components, the same at every call.
 
-        Returns:
-          The mixture, NumPy arrays, dropped components with weight 0; and the
-          components that were fitted anew or dropped.
-        """
-        if self._labels is None:
-            changed = np.arange(num_components)
-        else:
-            moved = np.flatnonzero(labels != self._labels)
-            touched = np.concatenate([labels[moved], self._labels[moved]])
-            changed = np.unique(touched[touched >= 0])
-        self._labels = labels.copy()
-        order, starts = routing.group(labels, num_components)
-        counts = np.diff(starts)
-        for component in changed[counts[changed] < self._min_count]:
-            self._parts.pop(int(component), None)
-        work = changed[counts[changed] >= self._min_count]
-        work = work[np.argsort(-counts[work], kind="stable")].tolist()
+def _log_shares(kept: Float[Array, " k"]) -> Float[Array, " k"]:
+    whole = jnp.sum(kept)
+    return jnp.log(kept / jnp.where(whole > 0, whole, 1))
 
-        def fit(component: int) -> Part:
-            return self._fit(order[starts[component] : starts[component + 1]])
 
-        self._parts |= parts.in_threads(fit, work)
-        alive = np.array([c in self._parts for c in range(num_components)], bool)
-        counts = np.where(alive, counts, 0)
-        d = self._features.shape[1]
-        return parts.assemble(self._parts, counts, d, self._dtype), changed
+def _weights_at(groups: Groups, at: Array, filled: Array, dtype: jnp.dtype) -> Array:
+    """Returns the weights of pairs in places that hold one, 0 in the others."""
+    if groups.weights is None:
+        return filled.astype(dtype)
+    return jnp.where(filled, groups.weights.at[at].get(mode="clip"), 0)
 
-    def _fit(self, index: np.ndarray) -> Part:
-        """Returns mean, rows, variances, noise and log-determinant of one component."""
-        n, d = len(index), self._features.shape[1]
-        if n <= d:
-            size = next(size for size in ladder(d) if size >= n)
-            samples = np.zeros((size, d), self._dtype)
-            samples[:n] = self._features[index]
-            mean, factor = parts.few(samples, np.int32(n), self._floor, self._shrinkage)
-        else:
-            mean, scatter = self._moments(index)
-            factor = parts.many(scatter, np.int32(n), self._floor, self._shrinkage)
-        return parts.part(mean, factor)
 
-    def _moments(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns mean and scatter of many samples, read in chunks."""
-        d = self._features.shape[1]
-        chunks = [index[i : i + CHUNK] for i in range(0, len(index), CHUNK)]
-        total = np.zeros(d)
-        for chunk in chunks:
-            total += np.asarray(self._features[chunk]).sum(axis=0, dtype=np.float64)
-        mean = (total / len(index)).astype(self._dtype)
-        scatter = np.zeros((d, d), self._dtype)
-        for chunk in chunks:
-            B = self._features[chunk] - mean
-            scatter += B.T @ B
-        return mean, scatter
+def _fit_few(
+    fitted: GaussianMixture,
+    features: Float[Array, "n d"],
+    groups: Groups,
+    begins: Int[Array, " k"],
+    floor: Array,
+    shrinkage: Shrinkage,
+) -> GaussianMixture:
+    """Fits the components of fewer than ``d`` samples, those of like size together."""
+    k, d = fitted.means.shape
+    few = fitted.ranks < d
+    size = jnp.where(few, fitted.ranks, 0)
+    order = jnp.argsort(size, stable=True).astype(jnp.int32)
+    rising = size[order]
+    elements = devices.sizes().elements
+    factors = jax.vmap(partial(covariance.spiked, shrinkage=shrinkage), (0, 0, None))
+
+    def add(
+        i: Array, fitted: GaussianMixture, *, capacity: int, batch: int, span: Span
+    ) -> GaussianMixture:
+        first, last = span
+        place = first + i * batch + jnp.arange(batch, dtype=jnp.int32)
+        own = order.at[place].get(mode="clip")
+        n = jnp.where(place < last, size[own], 0)
+        own = jnp.where(n > 0, own, k)  # Out of range: not written.
+        local = jnp.arange(capacity, dtype=jnp.int32)
+        filled = local[None, :] < n[:, None]
+        pair = groups.starts.at[own].get(mode="clip")[:, None] + local[None, :]
+        w = _weights_at(groups, pair, filled, features.dtype)[:, :, None]
+        sample = jnp.where(filled, groups.index.at[pair].get(mode="clip"), 0)
+        total = groups.totals.at[own].get(mode="fill", fill_value=1)[:, None]
+        # Seen from one of them, copies are exactly 0, and so is their scatter.
+        x = features[sample]
+        origin = x[:, :1]
+        e = jnp.where(filled[:, :, None], x - origin, 0)
+        shift = jnp.sum(w * e, axis=1) / total
+        B = jnp.where(filled[:, :, None], jnp.sqrt(w) * (e - shift[:, None, :]), 0)
+        factor = factors(B, total[:, 0], floor)
+        row = fitted.offsets.at[own].get(mode="fill", fill_value=0)[:, None]
+        row = jnp.where(filled, row + local[None, :], fitted.rows.shape[0])
+        entry = begins.at[own].get(mode="clip")[:, None, None] + (
+            local[None, :, None] * n[:, None, None] + local[None, None, :]
+        )
+        inside = filled[:, :, None] & filled[:, None, :]
+        entry = jnp.where(inside, entry, fitted.inverses.shape[0])
+        return dataclasses.replace(
+            fitted,
+            means=fitted.means.at[own].set(origin[:, 0] + shift, mode="drop"),
+            rows=fitted.rows.at[row].set(B, mode="drop"),
+            inverses=fitted.inverses.at[entry].set(factor.inverse, mode="drop"),
+            scales=fitted.scales.at[own].set(factor.scale, mode="drop"),
+            noise=fitted.noise.at[own].set(factor.noise, mode="drop"),
+            log_dets=fitted.log_dets.at[own].set(factor.log_det, mode="drop"),
+        )
+
+    first = jnp.searchsorted(rising, 1).astype(jnp.int32)
+    for capacity in ladder(min(d - 1, groups.index.shape[0])):
+        last = jnp.searchsorted(rising, capacity, side="right").astype(jnp.int32)
+        batch = max(1, min(k, elements // (capacity * (d + capacity))))
+        body = partial(add, capacity=capacity, batch=batch, span=(first, last))
+        fitted = jax.lax.fori_loop(0, (last - first + batch - 1) // batch, body, fitted)
+        first = last
+    return fitted
+
+
+def ladder(largest: int) -> list[int]:
+    """Returns block sizes, one to an octave, the last one ``largest``."""
+    sizes, step = [], 8
+    while step < largest:
+        sizes.append(step)
+        step *= 2
+    return [*sizes, largest] if largest > 0 else []
+
+
+def _fit_many(
+    fitted: GaussianMixture,
+    features: Float[Array, "n d"],
+    groups: Groups,
+    floor: Array,
+    shrinkage: Shrinkage,
+) -> GaussianMixture:
+    """Fits the components of at least ``d`` samples from sums over their blocks."""
+    k, d = fitted.means.shape
+    dtype, elements = features.dtype, devices.sizes().elements
+    many = fitted.ranks == d
+    most = min(k, groups.index.shape[0] // d)  # There are no more of them.
+    place = jnp.where(many, jnp.cumsum(many) - 1, most).astype(jnp.int32)
+    size = min(256, max(8, groups.index.shape[0] // max(most, 1)))
+    routed = routing.cut(
+        jnp.arange(groups.index.shape[0], dtype=jnp.int32), groups.counts, size=size
+    )
+    wanted = jnp.argsort(~(many[routed.group] & routed.filled[:, 0]), stable=True)
+    used = jnp.sum(many[routed.group] & routed.filled[:, 0], dtype=jnp.int32)
+    routed = routed._replace(
+        slots=routed.slots[wanted],
+        filled=routed.filled[wanted] & many[routed.group[wanted]][:, None],
+        group=routed.group[wanted],
+        used=used,
+    )
+    routed = routing.batches(routed, max(1, elements // (size * d + d * d)))
+    origins = features[groups.index.at[groups.starts].get(mode="clip")]
+
+    def block(i: Array, middle: Array) -> tuple[Array, Array, Array]:
+        slots, filled = routed.slots[i], routed.filled[i]
+        w = _weights_at(groups, slots, filled, dtype)[:, :, None]
+        x = features[groups.index[slots]] - middle[routed.group[i]][:, None, :]
+        at = jnp.where(filled[:, 0], place[routed.group[i]], most)
+        return jnp.where(filled[:, :, None], x, 0), w, at
+
+    def total(i: Array, sums: Array) -> Array:
+        e, w, at = block(i, origins)
+        return sums.at[at].add(jnp.sum(w * e, axis=1), mode="drop")
+
+    own = jnp.nonzero(many, size=most, fill_value=k)[0].astype(jnp.int32)
+    count = groups.totals.at[own].get(mode="fill", fill_value=1)
+    sums = jax.lax.fori_loop(0, routed.used, total, jnp.zeros((most, d), dtype))
+    means = origins.at[own].get(mode="fill", fill_value=0) + sums / count[:, None]
+    fitted = dataclasses.replace(fitted, means=fitted.means.at[own].set(means, mode="drop"))
+
+    def spread(i: Array, sums: Array) -> Array:
+        e, w, at = block(i, fitted.means)
+        e = e * jnp.sqrt(w)
+        part = jnp.einsum("bsd,bse->bde", e, e, precision=PRECISION)
+        return sums.at[at].add(part, mode="drop")
+
+    scatters = jnp.zeros((most, d, d), dtype)
+    scatters = jax.lax.fori_loop(0, routed.used, spread, scatters)
+    factors = jax.vmap(partial(covariance.whitened, shrinkage=shrinkage), (0, 0, None))
+    batch = max(1, min(most, elements // (2 * d * d)))
+
+    def add(i: Array, fitted: GaussianMixture) -> GaussianMixture:
+        at = i * batch + jnp.arange(batch, dtype=jnp.int32)
+        mine = own.at[at].get(mode="fill", fill_value=k)
+        one = jnp.where(mine < k, count.at[at].get(mode="clip"), 1)
+        factor = factors(scatters.at[at].get(mode="clip"), one, floor)
+        row = fitted.offsets.at[mine].get(mode="fill", fill_value=0)
+        row = row[:, None] + jnp.arange(d, dtype=jnp.int32)[None, :]
+        row = jnp.where(mine[:, None] < k, row, fitted.rows.shape[0])
+        return dataclasses.replace(
+            fitted,
+            rows=fitted.rows.at[row].set(factor.rows, mode="drop"),
+            scales=fitted.scales.at[mine].set(factor.scale, mode="drop"),
+            noise=fitted.noise.at[mine].set(factor.noise, mode="drop"),
+            log_dets=fitted.log_dets.at[mine].set(factor.log_det, mode="drop"),
+        )
+
+    found = jnp.sum(many, dtype=jnp.int32)
+    return jax.lax.fori_loop(0, (found + batch - 1) // batch, add, fitted)
+
+
+def maximize_streamed(
+    features: np.ndarray,
+    labels: Int[np.ndarray, " n"],
+    num_components: int,
+    *,
+    floor: Float[AnyArray, ""],
+    min_count: float = 2,
+    shrinkage: Shrinkage = covariance.oas,
+) -> GaussianMixture:
+    """Does what `maximize` does with samples that stay on the host.
+
+    All samples of a component are taken at once, with those of as many others as fit.
+
+    Args:
+      features: Samples; a memory-mapped array is read row by row.
+      labels: Component of each sample; negative ones are not used.
+      num_components: Number of components ``k``.
+      floor: Variance that stands in for 0.
+      min_count: Components of fewer samples are dropped.
+      shrinkage: Shrinkage intensity.
+
+    Returns:
+      The mixture, NumPy arrays; dropped components have weight 0.
+    """
+    k, d = num_components, features.shape[1]
+    order, starts = routing.group(labels, k)
+    counts = np.diff(starts)
+    capacity = max(STREAMED // (4 * d), int(counts.max(initial=1)))
+    few = np.where(counts < d, counts, 0).astype(np.int64) ** 2
+    parts, firsts = [], [0]
+    while firsts[-1] < k:
+        first = firsts[-1]
+        inside = starts[first + 1 :] - starts[first] <= capacity
+        firsts.append(first + max(1, int(inside.sum())))
+    most = max(np.diff(firsts))
+    entries = max(int(few[a:b].sum()) for a, b in zip(firsts, firsts[1:], strict=False))
+    room = (min(capacity, most * d), max(entries, 1))
+    for first, last in zip(firsts, firsts[1:], strict=False):
+        index = order[starts[first] : starts[last]]
+        x = np.zeros((capacity, d), features.dtype)
+        x[: len(index)] = features[index]
+        own = np.full(capacity, -1, np.int32)
+        own[: len(index)] = np.asarray(labels)[index] - first
+        part = _maximize(x, own, most, room, min_count, shrinkage, floor)
+        parts.append(mixture.first(part, last - first))
+    alive = np.where(counts >= min_count, counts, 0)
+    with np.errstate(divide="ignore"):
+        shares = np.log(alive / max(alive.sum(), 1)).astype(parts[0].means.dtype)
+    return dataclasses.replace(mixture.join(parts), log_weights=shares)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _maximize(
+    features: Array,
+    labels: Array,
+    num_components: int,
+    room: tuple[int, int],
+    min_count: float,
+    shrinkage: Shrinkage,
+    floor: Array,
+) -> GaussianMixture:
+    return maximize(
+        features,
+        labels,
+        num_components,
+        room=room,
+        min_count=min_count,
+        shrinkage=shrinkage,
+        floor=floor,
+    )

@@ -1,9 +1,8 @@
-"""The loop of K-MLE on the host, whatever runs its two steps.
+"""The loop of a fit, whatever runs its steps.
 
-`gladjax.kmle` runs them on one device and `gladjax.sharding` on many. Both alternate
-assignment and estimation to the paper's stopping rule, report the same `KMLEInfo`, and
-go on from the same `Snapshot`. `gladjax.em` has a loop of its own, with the same rule
-and report.
+K-MLE on one device, streamed or sharded (`gladjax.kmle`, `gladjax.sharding`), and EM
+(`gladjax.em`) hand their step to `iterate`: one stopping rule, one report, one kind of
+snapshot to go on from. The host sees a few numbers a step.
 
 Notation: ``n`` samples, ``d`` features, ``t`` iterations.
 
@@ -12,30 +11,14 @@ Differs from the reference in: nothing, see `gladjax.kmle`.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from gladjax.mixture import AnyArray
+from gladjax.mixture import AnyArray, GaussianMixture
 
-
-@runtime_checkable
-class Weighted(Protocol):
-    """A mixture, wherever its arrays are."""
-
-    @property
-    def log_weights(self) -> Any:  # noqa: ANN401 - an array on the host
-        """Logarithms of the weights."""
-
-    @property
-    def means(self) -> Any:  # noqa: ANN401 - an array anywhere
-        """Means."""
-
-
-M = TypeVar("M", bound=Weighted)
-C = TypeVar("C")
-Found = tuple[np.ndarray, np.ndarray, tuple[float, float]]
+S = TypeVar("S")
 
 
 class KMLEInfo(NamedTuple):
@@ -48,7 +31,7 @@ class KMLEInfo(NamedTuple):
       labels: Assignment of the (last) step, of EM the most responsible components; -1
         for invalid samples.
       moved: Labels that differ from the previous step's (``fit`` only).
-      survivors: Components per sample left by the first bound (``fit`` only).
+      survivors: Components per sample left open by the first cost (``fit`` only).
       evaluated: Full costs per sample (``fit`` only).
       converged: Whether the stopping rule was met (``fit`` only).
     """
@@ -69,66 +52,76 @@ class Snapshot(NamedTuple):
       iteration: Steps done.
       labels: The assignment, -1 for invalid samples.
       history: Per step: log-likelihood, components, moved, survivors, evaluated.
+      mixture: The mixture, dead components included; None where the labels determine
+        it.
     """
 
     iteration: int
     labels: Int[np.ndarray, " n"]
     history: Float[np.ndarray, "t 5"]
+    mixture: GaussianMixture | None = None
 
 
-def iterate(  # noqa: PLR0913 - what `fit` has read of its options
-    estimate: Callable[[np.ndarray, int], tuple[M, C]],
-    search: Callable[[M, np.ndarray, C], Found],
-    labels: Int[np.ndarray, " n"],
+class Row(NamedTuple):
+    """What a step reports to the loop.
+
+    Attributes:
+      cost: Mean cost of the samples before the step; of EM, minus twice the mean
+        log-density less its constant.
+      alive: Living components after the step.
+      moved: Labels that changed.
+      survivors: Components per sample left open by the first cost.
+      evaluated: Full costs per sample.
+    """
+
+    cost: float
+    alive: int
+    moved: int
+    survivors: float
+    evaluated: float
+
+
+def iterate(
+    step: Callable[[S], tuple[S, Row]],
+    state: S,
     history: Float[np.ndarray, "t 5"],
     *,
-    used: Bool[np.ndarray, " n"],
-    num_components: int,
+    dimension: int,
     max_steps: int,
     tolerance: float,
     monitor: Callable[[Snapshot], None] | None = None,
-) -> tuple[M, KMLEInfo]:
-    """Alternates the two steps until the stopping rule is met: the loop of `fit`.
+    snapshot: Callable[[S], dict[str, Any]],
+) -> tuple[S, Float[np.ndarray, "t 5"], bool]:
+    """Repeats a step until the stopping rule is met: the loop of every `fit`.
 
     Args:
-      estimate: The M-step: from labels to a mixture, and the components that changed.
-      search: The E-step: from a mixture, labels and what changed to labels, costs, and
-        survivors and full costs per sample.
-      labels: The first assignment, -1 for invalid samples.
+      step: From a state to the next one, and what happened.
+      state: Mixture and labels to begin with.
       history: What happened before, of no rows at the start.
-      used: Samples that count.
-      num_components: Number of components of the first assignment.
+      dimension: Number of features ``d``.
       max_steps: Largest number of steps.
       tolerance: Relative change of the log-likelihood below which to stop.
       monitor: Called after every step.
+      snapshot: Returns the labels, and the mixture if need be, of a state.
 
     Returns:
-      The mixture, dead components included, and what happened; its labels count the
-      living components only.
+      The last state, what happened, and whether the rule was met.
     """
-    fitted, changed = estimate(labels, num_components)
     converged = stops(history, tolerance)
     for iteration in range(len(history), max_steps):
         if converged:
             break
-        new_labels, cost, counts = search(fitted, labels, changed)
-        moved = int(np.sum(new_labels != labels))
-        labels = new_labels
-        mean_cost = float(np.mean(cost[used], dtype=np.float64))
-        fitted, changed = estimate(labels, num_components)
-        alive = int(np.isfinite(fitted.log_weights).sum())
-        d = fitted.means.shape[1]
-        likelihood = -0.5 * (mean_cost + d * math.log(2 * math.pi))
-        row = np.array([[likelihood, alive, moved, *counts]])
-        history = np.concatenate([history, row])
+        state, row = step(state)
+        likelihood = -0.5 * (row.cost + dimension * math.log(2 * math.pi))
+        history = np.concatenate([history, [[likelihood, *row[1:]]]])
         converged = stops(history, tolerance)
         if monitor is not None:
-            monitor(Snapshot(iteration + 1, labels, history))
-    return fitted, reported(fitted, labels, history, converged=converged)
+            monitor(Snapshot(iteration + 1, history=history, **snapshot(state)))
+    return state, history, converged
 
 
 def reported(
-    fitted: Weighted,
+    log_weights: Float[AnyArray, " k"],
     labels: Int[np.ndarray, " n"],
     history: Float[np.ndarray, "t 5"],
     *,
@@ -137,7 +130,7 @@ def reported(
     """Returns what happened in a fit.
 
     Args:
-      fitted: The mixture, dead components included.
+      log_weights: Of the mixture, dead components included.
       labels: The last assignment, -1 for invalid samples.
       history: Per step: log-likelihood, components, moved, survivors, evaluated.
       converged: Whether the stopping rule was met.
@@ -145,7 +138,7 @@ def reported(
     Returns:
       The report; its labels count the living components only.
     """
-    alive = np.isfinite(fitted.log_weights)
+    alive = np.isfinite(np.asarray(log_weights))
     renamed = np.where(alive, np.cumsum(alive) - 1, -1).astype(np.int32)
     return KMLEInfo(
         log_likelihood=history[:, 0],
@@ -214,31 +207,13 @@ def usable(num_components: int, used: int, min_count: int) -> int:
     return max(1, min(num_components, used // max(2, min_count)))
 
 
-def check(shape: tuple[int, ...], num_components: int, valid: AnyArray | None) -> None:
-    """Refuses shapes and numbers of components that cannot be.
-
-    Args:
-      shape: Shape of the samples.
-      num_components: Number of components.
-      valid: Samples that count, or None.
-
-    Raises:
-      ValueError: If they do not fit.
-    """
-    if len(shape) != 2:
-        raise ValueError(f"features must be of shape (n, d), not {shape}")
-    if valid is not None and valid.shape != shape[:1]:
-        raise ValueError(f"valid must be of shape {shape[:1]}, not {valid.shape}")
-    if num_components < 1:
-        raise ValueError(f"num_components must be positive, not {num_components}")
-    if isinstance(valid, np.ndarray) and not valid.any():
-        raise ValueError("no sample is valid")
-
-
-def check_fit(used: int, max_steps: int, tolerance: float, min_count: int) -> None:
+def check_fit(
+    num_components: int, used: int, max_steps: int, tolerance: float, min_count: int
+) -> None:
     """Refuses options of a fit that cannot be.
 
     Args:
+      num_components: Components that are asked for.
       used: Number of samples that count.
       max_steps: Largest number of steps.
       tolerance: Of the stopping rule.
@@ -247,23 +222,12 @@ def check_fit(used: int, max_steps: int, tolerance: float, min_count: int) -> No
     Raises:
       ValueError: If they do not fit.
     """
+    if num_components < 1:
+        raise ValueError(f"num_components must be positive, not {num_components}")
     if min_count < 1:
         raise ValueError(f"min_count must be positive, not {min_count}")
     if used < min_count:
         raise ValueError(f"{used} samples are too few for min_count={min_count}")
-    check_rule(max_steps, tolerance)
-
-
-def check_rule(max_steps: int, tolerance: float) -> None:
-    """Refuses a stopping rule that cannot be.
-
-    Args:
-      max_steps: Largest number of steps.
-      tolerance: Relative change of the log-likelihood below which to stop.
-
-    Raises:
-      ValueError: If one of them is negative.
-    """
     if max_steps < 0:
         raise ValueError(f"max_steps must be 0 or more, not {max_steps}")
     if not tolerance >= 0:

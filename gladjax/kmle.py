@@ -7,11 +7,11 @@ the samples it got:
                         + log|Sigma_k| - 2 log pi_k                          (Eq. 1)
     pi_k    = n_k / N,   mu_k = mean,   Sigma_k = OAS(S_k, n_k)          (Eqs. 2, 3, 9)
 
-`step` is that, pure, for `jit` and `vmap`. `fit` iterates it on the host to the paper's
-stopping rule, and does only what must be done: the assignment is pruned
-(`gladjax.assign`), a component whose samples did not change is not fitted again, and a
-sample whose component did not change is compared with the changed components only.
-None of this changes a label.
+`step` is that, pure, for `jit` and `vmap`. `fit` iterates it to the paper's stopping
+rule on the device at hand: the samples lie there, labels and mixture stay there, and the
+host sees a few numbers a step (`gladjax.iteration`). Samples that do not fit are streamed
+(`gladjax.samples`). The assignment is exact and a fraction of the work
+(`gladjax.assign`); every component is fitted anew (`gladjax.estimation`).
 
 Samples that come later are learnt by `update` (`gladjax.online`), from the `statistics`
 of those that were learnt.
@@ -32,6 +32,7 @@ ICASSP 2012; Artola et al., "GLAD", WACV 2023.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -39,18 +40,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from gladjax import assign, covariance, estimation, iteration, mixture, seeding
+from gladjax import assign, covariance, estimation, iteration, mixture, samples, seeding
+from gladjax.assign import Coordinates
 from gladjax.covariance import Shrinkage
 from gladjax.iteration import KMLEInfo as KMLEInfo
+from gladjax.iteration import Row
 from gladjax.iteration import Snapshot as Snapshot
 from gladjax.mixture import AnyArray, GaussianMixture
-from gladjax.online import Statistics as Statistics
-from gladjax.online import statistics as statistics
-from gladjax.online import update as update
+from gladjax.samples import Samples
 
 Seeding = Callable[[Array, Array, int], Array]
 Assignment = Callable[[GaussianMixture, Array], tuple[Array, Array]]
 SEED_SAMPLES = 20_000  # Samples, at least, that centres are drawn from.
+SUMMED = 4096  # Costs that are added in the precision of the samples.
 
 
 class KMLEState(NamedTuple):
@@ -92,8 +94,9 @@ def init(
     Raises:
       ValueError: If there are no samples or fewer than components.
     """
-    features = jnp.asarray(features)
-    iteration.check(features.shape, num_components, valid)
+    features = jnp.asarray(samples.checked(features, valid))
+    if num_components < 1:
+        raise ValueError(f"num_components must be positive, not {num_components}")
     if features.shape[0] < num_components:
         raise ValueError(
             f"{features.shape[0]} samples are too few for {num_components} components"
@@ -121,7 +124,7 @@ def step(
     valid: Bool[AnyArray, " n"] | None = None,
     min_count: int = 2,
     shrinkage: Shrinkage = covariance.oas,
-    nearest: Assignment = assign.dense,
+    nearest: Assignment = assign.nearest,
 ) -> tuple[KMLEState, KMLEInfo]:
     """Assigns every sample, then fits every component (Eqs. 1-3, 9).
 
@@ -131,8 +134,7 @@ def step(
       valid: Samples that count; all by default.
       min_count: Components of fewer samples are dropped: their weight is 0 from now on.
       shrinkage: Shrinkage intensity.
-      nearest: Returns labels and costs; `assign.pruned` is the same for less where
-        components and features are many.
+      nearest: Returns labels and costs.
 
     Returns:
       The next state, of the same shapes, and the log-likelihood before, the components
@@ -149,7 +151,7 @@ def step(
         features,
         labels,
         k,
-        num_rows=old.rows.shape[0],
+        room=(old.rows.shape[0], old.inverses.shape[0]),
         min_count=min_count,
         shrinkage=shrinkage,
     )
@@ -199,49 +201,237 @@ def fit(  # noqa: PLR0913 - the paper's parameters, and how a long fit is watche
     Raises:
       ValueError: If there are no samples, or the options or the snapshot do not fit.
     """
-    features = np.asarray(features) if isinstance(features, jax.Array) else features
+    features = samples.checked(features, valid)
     n = features.shape[0]
-    iteration.check(features.shape, num_components, valid)
-    used = np.ones(n, bool) if valid is None else np.asarray(valid)
-    iteration.check_fit(int(used.sum()), max_steps, tolerance, min_count)
-    num_components = iteration.usable(num_components, int(used.sum()), min_count)
-    floor = estimation.floor_variance(features, used)
-    estimate = estimation.Estimator(
-        features, floor=floor, min_count=min_count, shrinkage=shrinkage
-    )
+    count = n if valid is None else int(np.sum(valid))
+    iteration.check_fit(num_components, count, max_steps, tolerance, min_count)
+    k = iteration.usable(num_components, count, min_count)
+    given = samples.gather(features, valid)
     if resume is None:
-        labels = _first_labels(key, features, used, num_components, seed)
-        history = np.zeros((0, 5))
+        labels, history = first_labels(key, given, k, seed), np.zeros((0, 5))
     else:
-        labels, history = iteration.resumed(resume, n, num_components)
-    fitted, info = iteration.iterate(
-        estimate,
-        assign.Tracker(features, used),
-        labels,
+        labels, history = iteration.resumed(resume, n, k)
+    steps = _Steps(given, k, min_count, shrinkage)
+    state, history, converged = iteration.iterate(
+        steps,
+        (steps.estimate(None, labels), labels),
         history,
-        used=used,
-        num_components=num_components,
+        dimension=features.shape[1],
         max_steps=max_steps,
         tolerance=tolerance,
         monitor=monitor,
+        snapshot=lambda state: {"labels": np.asarray(state[1])},
+    )
+    fitted, labels = state
+    if given.scaled:  # The costs of the history are those of the scaled samples.
+        history[:, 0] += given.scaled * features.shape[1] * math.log(2)
+        fitted = mixture.rescaled(fitted, -given.scaled)
+    info = iteration.reported(
+        fitted.log_weights, np.asarray(labels), history, converged=converged
     )
     return mixture.compact(fitted), info
 
 
-def _first_labels(
-    key: Array, features: np.ndarray, used: np.ndarray, k: int, seed: Seeding
-) -> np.ndarray:
-    """Returns the Euclidean assignment to seeds drawn from a subsample."""
+def first_labels(
+    key: Key[Array, ""], given: Samples, num_components: int, seed: Seeding
+) -> Int[AnyArray, " n"]:
+    """Returns the Euclidean assignment to seeds drawn from a subsample.
+
+    Args:
+      key: Randomness.
+      given: The samples.
+      num_components: Number of components ``k``.
+      seed: Draws the centres.
+
+    Returns:
+      Labels, -1 for invalid samples.
+    """
     draw, sample = jax.random.split(key)
-    size = max(SEED_SAMPLES, 10 * k)
-    index = seeding.subsample(sample, used, size)
-    centres = jax.jit(seed, static_argnums=2)(draw, np.asarray(features[index]), k)
-    nearest = jax.jit(seeding.euclidean)
-    labels = np.full(len(features), -1, np.int32)
-    for first in range(0, len(features), assign.CHUNK):
-        part = np.asarray(features[first : first + assign.CHUNK])
-        padded = np.zeros((assign.CHUNK, part.shape[1]), part.dtype)
-        padded[: len(part)] = part
-        found = np.asarray(nearest(padded, centres))[: len(part)]
-        labels[first : first + len(part)] = found
-    return np.where(used, labels, -1).astype(np.int32)
+    size = max(SEED_SAMPLES, 10 * num_components)
+    index = seeding.subsample(sample, np.asarray(given.used), size)
+    few = jnp.ldexp(jnp.asarray(given.features[index]), given.exponent)
+    centres = jax.jit(seed, static_argnums=2)(draw, few, num_components)
+    if given.resident:
+        return _euclidean(given.features, given.used, centres, 0)
+    parts = [
+        np.asarray(_euclidean(x, used, centres, given.exponent))
+        for x, used in samples.slices(given.features, given.used)
+    ]
+    return np.concatenate(parts)[: len(given.features)]
+
+
+@partial(jax.jit, static_argnums=3)
+def _euclidean(features: Array, used: Array, centres: Array, exponent: int) -> Array:
+    features = jnp.ldexp(features, exponent) if exponent else features
+    return jnp.where(used, seeding.euclidean(features, centres), -1)
+
+
+class _Steps:
+    """The two steps for `iteration.iterate`, on samples wherever they lie."""
+
+    def __init__(
+        self, given: Samples, num_components: int, min_count: int, shrinkage: Shrinkage
+    ) -> None:
+        self._given, self._k = given, num_components
+        self._options = {"min_count": min_count, "shrinkage": shrinkage}
+        self._entries = 0
+        self._count = int(np.sum(np.asarray(given.used)))
+
+    def __call__(
+        self, state: tuple[GaussianMixture, AnyArray]
+    ) -> tuple[tuple[GaussianMixture, AnyArray], Row]:
+        """Assigns every sample, then fits every component."""
+        old, labels = state
+        given = self._given
+        if given.resident:
+            found = _search(old, given.features, given.used, labels, given.axes, 0)
+            new, sums, numbers = found
+        else:
+            new, sums, numbers = self._streamed(old, labels)
+        moved, survivors, evaluated = np.asarray(numbers, np.float64).tolist()
+        cost = float(np.sum(np.asarray(sums, np.float64))) / self._count
+        fitted = self.estimate(old, new)
+        alive = int(np.isfinite(np.asarray(fitted.log_weights)).sum())
+        share = self._count / len(given.used)
+        row = Row(cost, alive, int(moved), survivors / share, evaluated / share)
+        return (fitted, new), row
+
+    def estimate(
+        self, old: GaussianMixture | None, labels: AnyArray
+    ) -> GaussianMixture:
+        """Fits every component; the arrays of the old mixture are used again."""
+        given, k = self._given, self._k
+        d = given.features.shape[1]
+        if not given.resident:
+            exponent = given.exponent
+            features = _Scaled(given.features, exponent) if exponent else given.features
+            return estimation.maximize_streamed(
+                features, np.asarray(labels), k, floor=given.floor, **self._options
+            )
+        labels = jnp.asarray(labels)
+        needed = int(_needed(labels, k, d))
+        if needed > self._entries:
+            # A power of two, so that few programs are compiled.
+            most = min(len(given.used), k * (d - 1)) * (d - 1)
+            self._entries = min(1 << (needed - 1).bit_length(), most)
+            old = None
+        room = (min(len(given.used), k * d), self._entries)
+        if old is not None:
+            return _reestimate(
+                old, given.features, labels, given.floor, k, room, **self._options
+            )
+        return _estimate(given.features, labels, given.floor, k, room, **self._options)
+
+    def _streamed(
+        self, old: GaussianMixture, labels: AnyArray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Assigns samples slice by slice."""
+        given = self._given
+        found, sums, numbers, first = [], [], [], 0
+        old = jax.tree.map(jnp.asarray, old)
+        for x, used in samples.slices(given.features, given.used):
+            guess = np.full(len(x), -1, np.int32)
+            own = np.asarray(labels[first : first + len(x)])
+            guess[: len(own)] = own
+            new, some, seen = _search(old, x, used, guess, given.axes, given.exponent)
+            found.append(np.asarray(new))
+            sums.append(np.asarray(some))
+            numbers.append(np.asarray(seen, np.float64) * [1, len(x), len(x)])
+            first += len(x)
+        total = np.sum(numbers, axis=0) / [1, len(given.used), len(given.used)]
+        return np.concatenate(found)[: len(given.used)], np.concatenate(sums), total
+
+
+class _Scaled:
+    """Streamed samples times a power of two, row by row."""
+
+    def __init__(self, features: np.ndarray, exponent: int) -> None:
+        self._features, self._exponent = features, exponent
+        self.shape, self.dtype = features.shape, features.dtype
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        return np.ldexp(self._features[index], self._exponent)
+
+
+@partial(jax.jit, static_argnums=5)
+def _search(
+    old: GaussianMixture,
+    features: Array,
+    used: Array,
+    labels: Array,
+    axes: Coordinates,
+    exponent: int,
+) -> tuple[Array, Array, Array]:
+    """The E-step: labels, sums of costs, and labels moved, survivors, evaluated."""
+    features = jnp.ldexp(features, exponent) if exponent else features
+    limit = jnp.where(used, jnp.inf, -jnp.inf).astype(features.dtype)
+    bounds = assign.prepare(old, axes)
+    new, cost, info = assign.assigned(
+        old, bounds, features, start=labels, limit=limit
+    )
+    new = jnp.where(used, new, -1)
+    cost = jnp.where(used, cost, 0)
+    missing = -cost.shape[0] % SUMMED
+    sums = jnp.sum(jnp.pad(cost, (0, missing)).reshape(-1, SUMMED), axis=1)
+    moved = jnp.sum(new != labels).astype(features.dtype)
+    return new, sums, jnp.stack([moved, info.survivors, info.evaluated])
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _needed(labels: Array, num_components: int, dimension: int) -> Array:
+    safe = jnp.where(labels >= 0, labels, num_components)
+    counts = jnp.zeros((num_components + 1,), jnp.int32).at[safe].add(1)
+    return estimation.num_inverses(counts[:num_components], dimension)
+
+
+def _fitted(
+    features: Array,
+    labels: Array,
+    floor: Array,
+    num_components: int,
+    room: tuple[int, int],
+    *,
+    min_count: int,
+    shrinkage: Shrinkage,
+) -> GaussianMixture:
+    """The M-step."""
+    return estimation.maximize(
+        features,
+        labels,
+        num_components,
+        room=room,
+        min_count=min_count,
+        shrinkage=shrinkage,
+        floor=floor,
+    )
+
+
+_STATIC = ("num_components", "room", "min_count", "shrinkage")
+_estimate = jax.jit(_fitted, static_argnames=_STATIC)
+
+
+@partial(
+    jax.jit, static_argnames=_STATIC, donate_argnames="old", keep_unused=True
+)
+def _reestimate(
+    old: GaussianMixture,
+    features: Array,
+    labels: Array,
+    floor: Array,
+    num_components: int,
+    room: tuple[int, int],
+    *,
+    min_count: int,
+    shrinkage: Shrinkage,
+) -> GaussianMixture:
+    """The M-step, into the arrays of the old mixture."""
+    del old
+    return _fitted(
+        features,
+        labels,
+        floor,
+        num_components,
+        room,
+        min_count=min_count,
+        shrinkage=shrinkage,
+    )

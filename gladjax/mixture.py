@@ -1,12 +1,15 @@
 """Gaussian mixtures whose covariances are stored as what they are: few rows.
 
-A `GaussianMixture` holds ``k`` components in ``d`` dimensions. The whitening rows of
-all components (see `gladjax.covariance`) lie one after another in one flat array, with
-an offset and a rank per component. A component fitted to ``n_k`` samples needs
-``min(n_k - 1, d)`` rows, so ``N`` samples need at most ``min(N, k d)`` rows in all: a
-bound that is known before the first step, whatever the split of the samples among the
-components will be. This is why the array is flat. Buckets of equal rank would waste up
-to half of it and change shape whenever a component grows into the next bucket.
+A `GaussianMixture` holds ``k`` components in ``d`` dimensions. A component of few
+samples is ``Sigma_k = s_k I + a_k B_k'B_k`` with its centred samples as the rows of
+``B_k`` (see `gladjax.covariance`); one of more than ``d`` samples has ``d`` rows that
+whiten it. The rows of all components lie one after another in one flat array, with an
+offset and a rank per component, and so do the matrices ``H_k``. A component fitted to
+``n_k`` samples needs ``min(n_k, d)`` rows, so ``N`` samples need at most ``min(N, k d)``
+rows in all: a bound that is known before the first step, whatever the split of the
+samples among the components will be. This is why the array is flat. Buckets of equal
+rank would waste up to half of it and change shape whenever a component grows into the
+next bucket.
 
 The cost of assigning a sample ``x`` to component ``k`` is
 
@@ -14,7 +17,7 @@ The cost of assigning a sample ``x`` to component ``k`` is
 
 and ``log(pi_k N_k(x)) = -(D_k(x) + d log 2 pi) / 2``.
 
-Notation: ``k`` components, ``d`` features, ``r`` rows in the flat array.
+Notation: ``k`` components, ``d`` features, ``r`` rows and ``q`` numbers in the flat arrays.
 
 Differs from the reference in
   1. The sign of ``2 log pi_k``, printed as plus in Eqs. 1 and 10 (a misprint: with a
@@ -24,6 +27,7 @@ Reference: Artola et al., "GLAD", WACV 2023, Section 3.1.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -48,21 +52,26 @@ class GaussianMixture:
     Attributes:
       log_weights: Logarithms of the weights, minus infinity where a component is dead.
       means: Means, in the coordinates of the features.
-      rows: Whitening rows of all components, component after component; unused rows
-        are 0.
-      variances: Variance along each row.
+      rows: Rows of all components, component after component in their order; unused
+        rows are 0.
+      inverses: Matrices ``H_k`` (rank x rank) of the components of rank below ``d``,
+        component after component in their order.
       offsets: First row of each component.
-      ranks: Number of rows of each component; ``d`` means no noise term.
-      noise: Variance outside the span of a component's rows.
+      ranks: Number of rows of each component; ``d`` means that the rows whiten it, and
+        are lower triangular.
+      scales: Weight ``a_k`` of the scatter of the rows; where they whiten, the mean
+        variance.
+      noise: Variance ``s_k`` of every direction.
       log_dets: Log-determinant of each covariance.
     """
 
     log_weights: Float[AnyArray, " k"]
     means: Float[AnyArray, "k d"]
     rows: Float[AnyArray, "r d"]
-    variances: Float[AnyArray, " r"]
+    inverses: Float[AnyArray, " q"]
     offsets: Int[AnyArray, " k"]
     ranks: Int[AnyArray, " k"]
+    scales: Float[AnyArray, " k"]
     noise: Float[AnyArray, " k"]
     log_dets: Float[AnyArray, " k"]
 
@@ -94,35 +103,45 @@ def from_moments(
             f"weights {weights.shape}, means {means.shape} and covariances "
             f"{covariances.shape} must be (k,), (k, d) and (k, d, d)"
         )
-    values, vectors = jnp.linalg.eigh(covariances)
-    if not isinstance(values, Tracer):
-        _check_moments(np.asarray(weights), np.asarray(covariances), np.asarray(values))
-    rows = jnp.swapaxes(vectors, 1, 2) / jnp.sqrt(values)[:, :, None]
+    if not isinstance(covariances, Tracer):
+        _check_moments(np.asarray(weights), np.asarray(covariances))
+    lower = jnp.linalg.cholesky(covariances)
+    identity = jnp.broadcast_to(jnp.eye(d, dtype=lower.dtype), (k, d, d))
+    rows = jax.scipy.linalg.solve_triangular(lower, identity, lower=True)
+    diagonal = jnp.diagonal(lower, axis1=1, axis2=2)
     return GaussianMixture(
         log_weights=jnp.log(weights / jnp.sum(weights)),
         means=means,
         rows=rows.reshape(k * d, d),
-        variances=values.reshape(k * d),
+        inverses=jnp.zeros((0,), means.dtype),
         offsets=jnp.arange(k, dtype=jnp.int32) * d,
         ranks=jnp.full((k,), d, jnp.int32),
-        noise=values[:, 0],
-        log_dets=jnp.sum(jnp.log(values), axis=1),
+        scales=jnp.trace(covariances, axis1=1, axis2=2) / d,
+        noise=jnp.min(jnp.square(diagonal), axis=1),
+        log_dets=2 * jnp.sum(jnp.log(diagonal), axis=1),
     )
 
 
-def _check_moments(
-    weights: np.ndarray, covariances: np.ndarray, values: np.ndarray
-) -> None:
+def _check_moments(weights: np.ndarray, covariances: np.ndarray) -> None:
     if not (np.all(weights >= 0) and weights.sum() > 0):
         raise ValueError("weights must be nonnegative and not all 0")
     scale = np.abs(covariances).max(axis=(1, 2), initial=0.0)
     skew = np.abs(covariances - np.swapaxes(covariances, 1, 2)).max(axis=(1, 2))
     tolerance = 100 * np.finfo(covariances.dtype).eps
+    finite = np.isfinite(covariances).all(axis=(1, 2), keepdims=True)
+    values = np.linalg.eigvalsh(np.where(finite, covariances, 0))
     bad = ~(skew <= tolerance * scale) | ~(values[:, 0] > 0)
     if np.any(bad):
         raise ValueError(
             f"covariances[{int(np.argmax(bad))}] is not symmetric and positive definite"
         )
+
+
+def inverse_offsets(mixture: GaussianMixture) -> Int[Array, " k"]:
+    """Returns where the matrix ``H_k`` of each component begins in the flat array."""
+    ranks = jnp.asarray(mixture.ranks)
+    sizes = jnp.where(ranks < mixture.means.shape[1], jnp.square(ranks), 0)
+    return (jnp.cumsum(sizes) - sizes).astype(jnp.int32)
 
 
 def owners(mixture: GaussianMixture) -> Int[Array, " r"]:
@@ -154,14 +173,28 @@ def mahalanobis(
     k, d = mixture.means.shape
     x = jnp.asarray(x)
     means, rows = jnp.asarray(mixture.means), jnp.asarray(mixture.rows)
+    inverses, offsets = jnp.asarray(mixture.inverses), jnp.asarray(mixture.offsets)
+    ranks = jnp.asarray(mixture.ranks)
     owner = owners(mixture)
     e = x[None, :] - means
-    y = jnp.sum(rows * e.at[owner].get(mode="fill", fill_value=0), axis=1)
+    t = jnp.sum(rows * e.at[owner].get(mode="fill", fill_value=0), axis=1)
     segment = {"segment_ids": owner, "num_segments": k}
-    inside = jax.ops.segment_sum(jnp.square(y), **segment)
-    back = jax.ops.segment_sum((y * mixture.variances)[:, None] * rows, **segment)
-    outside = jnp.sum(jnp.square(e - back), axis=1) / mixture.noise
-    return inside + jnp.where(mixture.ranks < d, outside, 0)
+    whole = jax.ops.segment_sum(jnp.square(t), **segment)
+    # v = H t, entry by entry of the flat array of all H.
+    begins = inverse_offsets(mixture)
+    entry = jnp.arange(inverses.shape[0], dtype=jnp.int32)
+    sizes = jnp.where(ranks < d, jnp.square(ranks), 0)
+    mine = jnp.searchsorted(begins + sizes, entry, side="right").astype(jnp.int32)
+    local = entry - begins.at[mine].get(mode="fill", fill_value=0)
+    rank = jnp.maximum(ranks.at[mine].get(mode="fill", fill_value=1), 1)
+    first = offsets.at[mine].get(mode="fill", fill_value=rows.shape[0])
+    terms = inverses * t.at[first + local % rank].get(mode="fill", fill_value=0)
+    v = jnp.zeros_like(t).at[first + local // rank].add(terms, mode="drop")
+    back = jax.ops.segment_sum(v[:, None] * rows, **segment)
+    scales = jnp.asarray(mixture.scales)
+    inside = scales * jax.ops.segment_sum(jnp.square(v), **segment)
+    outside = jnp.sum(jnp.square(e - scales[:, None] * back), axis=1) / mixture.noise
+    return jnp.where(ranks < d, outside + inside, whole)
 
 
 def costs(mixture: GaussianMixture, x: Float[AnyArray, " d"]) -> Float[Array, " k"]:
@@ -208,25 +241,22 @@ def covariances(mixture: GaussianMixture) -> Float[Array, "k d d"]:
       The covariance of every component, dead ones included.
     """
     k, d = mixture.means.shape
-    rows, variances = jnp.asarray(mixture.rows), jnp.asarray(mixture.variances)
+    rows, offsets = jnp.asarray(mixture.rows), jnp.asarray(mixture.offsets)
     owner, noise = owners(mixture), jnp.asarray(mixture.noise)
-    local = jnp.arange(rows.shape[0], dtype=jnp.int32) - jnp.asarray(
-        mixture.offsets
-    ).at[owner].get(mode="fill", fill_value=0)
+    local = jnp.arange(rows.shape[0], dtype=jnp.int32)
+    local = local - offsets.at[owner].get(mode="fill", fill_value=0)
     padded = jnp.zeros((k, d, d), rows.dtype)
     padded = padded.at[owner, local].set(rows, mode="drop")
-    spread = jnp.zeros((k, d), rows.dtype).at[owner, local].set(variances, mode="drop")
     complete = jnp.asarray(mixture.ranks) == d
 
-    def dense(rows: Array, spread: Array, noise: Array, complete: Array) -> Array:
+    def dense(rows: Array, scale: Array, noise: Array, complete: Array) -> Array:
         identity = jnp.eye(d, dtype=rows.dtype)
         root = jnp.linalg.inv(jnp.where(complete, rows, identity))
         whole = jnp.matmul(root, root.T, precision=PRECISION)
-        excess = jnp.where(spread > 0, spread * (spread - noise), 0)
-        spikes = jnp.matmul(rows.T * excess[None, :], rows, precision=PRECISION)
-        return jnp.where(complete, whole, noise * identity + spikes)
+        scatter = jnp.matmul(rows.T, rows, precision=PRECISION)
+        return jnp.where(complete, whole, noise * identity + scale * scatter)
 
-    return jax.vmap(dense)(padded, spread, noise, complete)
+    return jax.vmap(dense)(padded, jnp.asarray(mixture.scales), noise, complete)
 
 
 def compact(mixture: GaussianMixture) -> GaussianMixture:
@@ -238,22 +268,99 @@ def compact(mixture: GaussianMixture) -> GaussianMixture:
     Returns:
       The living components in their order, rows without gaps.
     """
-    alive = np.flatnonzero(np.isfinite(np.asarray(mixture.log_weights)))
-    offsets, ranks = np.asarray(mixture.offsets), np.asarray(mixture.ranks)
-    ranks = ranks[alive].astype(np.int32)
-    spans = [np.arange(o, o + r) for o, r in zip(offsets[alive], ranks, strict=True)]
-    index = np.concatenate([np.zeros(0, np.int64), *spans]).astype(np.int64)
-    starts = np.concatenate([[0], np.cumsum(ranks)[:-1]])[: len(ranks)]
+    begins = np.asarray(inverse_offsets(mixture))
+    mixture = jax.tree.map(np.asarray, mixture)
+    d = mixture.means.shape[1]
+    alive = np.flatnonzero(np.isfinite(mixture.log_weights))
+    ranks = mixture.ranks[alive].astype(np.int32)
+    sizes = np.where(ranks < d, ranks.astype(np.int64) ** 2, 0)
     return GaussianMixture(
-        log_weights=jnp.asarray(np.asarray(mixture.log_weights)[alive]),
-        means=jnp.asarray(np.asarray(mixture.means)[alive]),
-        rows=jnp.asarray(np.asarray(mixture.rows)[index]),
-        variances=jnp.asarray(np.asarray(mixture.variances)[index]),
-        offsets=jnp.asarray(starts.astype(np.int32)),
+        log_weights=jnp.asarray(mixture.log_weights[alive]),
+        means=jnp.asarray(mixture.means[alive]),
+        rows=jnp.asarray(mixture.rows[_spans(mixture.offsets[alive], ranks)]),
+        inverses=jnp.asarray(mixture.inverses[_spans(begins[alive], sizes)]),
+        offsets=jnp.asarray((np.cumsum(ranks) - ranks).astype(np.int32)),
         ranks=jnp.asarray(ranks),
-        noise=jnp.asarray(np.asarray(mixture.noise)[alive]),
-        log_dets=jnp.asarray(np.asarray(mixture.log_dets)[alive]),
+        scales=jnp.asarray(mixture.scales[alive]),
+        noise=jnp.asarray(mixture.noise[alive]),
+        log_dets=jnp.asarray(mixture.log_dets[alive]),
     )
+
+
+def first(mixture: GaussianMixture, count: int) -> GaussianMixture:
+    """Returns the first components, without unused rows (NumPy arrays)."""
+    mixture = jax.tree.map(np.asarray, mixture)
+    ranks = mixture.ranks[:count]
+    few = ranks < mixture.means.shape[1]
+    entries = int(np.sum(np.where(few, ranks.astype(np.int64) ** 2, 0)))
+    return GaussianMixture(
+        log_weights=mixture.log_weights[:count],
+        means=mixture.means[:count],
+        rows=mixture.rows[: ranks.sum()],
+        inverses=mixture.inverses[:entries],
+        offsets=mixture.offsets[:count],
+        ranks=ranks,
+        scales=mixture.scales[:count],
+        noise=mixture.noise[:count],
+        log_dets=mixture.log_dets[:count],
+    )
+
+
+def join(parts: Sequence[GaussianMixture]) -> GaussianMixture:
+    """Returns the components of several mixtures as one (NumPy arrays).
+
+    Args:
+      parts: Mixtures without unused rows; their weights are taken as they are.
+    """
+    ranks = np.concatenate([np.asarray(part.ranks) for part in parts])
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([np.asarray(getattr(part, name)) for part in parts])
+
+    return GaussianMixture(
+        log_weights=joined("log_weights"),
+        means=joined("means"),
+        rows=joined("rows"),
+        inverses=joined("inverses"),
+        offsets=(np.cumsum(ranks) - ranks).astype(np.int32),
+        ranks=ranks.astype(np.int32),
+        scales=joined("scales"),
+        noise=joined("noise"),
+        log_dets=joined("log_dets"),
+    )
+
+
+def rescaled(mixture: GaussianMixture, exponent: int) -> GaussianMixture:
+    """Returns the mixture of the samples multiplied by a power of two.
+
+    Args:
+      mixture: The mixture.
+      exponent: Binary logarithm of the factor.
+    """
+    d = mixture.means.shape[1]
+    ranks = jnp.asarray(mixture.ranks)
+    owner = owners(mixture)
+    few = ranks.at[owner].get(mode="fill", fill_value=0) < d
+    powers = jnp.where(few, exponent, -exponent)
+    scales = jnp.asarray(mixture.scales)
+    return GaussianMixture(
+        log_weights=mixture.log_weights,
+        means=jnp.ldexp(jnp.asarray(mixture.means), exponent),
+        rows=jnp.ldexp(jnp.asarray(mixture.rows), powers[:, None]),
+        inverses=jnp.ldexp(jnp.asarray(mixture.inverses), -2 * exponent),
+        offsets=mixture.offsets,
+        ranks=mixture.ranks,
+        scales=jnp.where(ranks < d, scales, jnp.ldexp(scales, 2 * exponent)),
+        noise=jnp.ldexp(jnp.asarray(mixture.noise), 2 * exponent),
+        log_dets=mixture.log_dets + 2 * d * exponent * math.log(2),
+    )
+
+
+def _spans(firsts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns the numbers from each first one on, one span after the other."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(firsts - (ends - lengths), lengths)
 
 
 def num_bytes(mixture: GaussianMixture) -> int:

@@ -6,25 +6,20 @@ and cuts each group into blocks of ``size`` rows. However the samples split amon
 components, ``n // size + k`` blocks are enough: a static number, so one compiled
 program serves every iteration. Slots beyond the end of a group are marked as empty.
 
-The M-step (means, scatters), the E-step (full costs of the surviving pairs), the local
-weights (costs at the positions where a component is active) and the map (scoring) all
-go through it. `group` and `tasks` are the same thing on the host, where shapes may
-depend on the data and need no padding.
+The M-step (means, scatters), the E-step (full costs of the open pairs), the local
+weights and the map (scoring) all go through it. `group` is the same thing on the host,
+where shapes may depend on the data and need no padding.
 
 Notation: ``n`` samples, ``k`` components (groups), ``b`` blocks of ``s`` slots.
 
 Differs from the reference in: nothing; the paper does not say how samples are grouped.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
-
-T = TypeVar("T")
 
 
 class Blocks(NamedTuple):
@@ -35,12 +30,34 @@ class Blocks(NamedTuple):
       filled: Which slots hold a sample.
       group: Component of each block; blocks beyond the last repeat component 0.
       counts: Number of samples of each component.
+      used: Blocks that hold a sample; they come first.
     """
 
     slots: Int[Array, "b s"]
     filled: Bool[Array, "b s"]
     group: Int[Array, " b"]
     counts: Int[Array, " k"]
+    used: Int[Array, ""]
+
+
+def ordered(
+    labels: Int[Array, " n"], num_groups: int
+) -> tuple[Int[Array, " n"], Int[Array, " k"]]:
+    """Sorts samples by component.
+
+    Args:
+      labels: Component of each sample; samples with labels outside of
+        ``[0, num_groups)`` come last.
+      num_groups: Number of components.
+
+    Returns:
+      The samples in the order of their components, stable, and the number of samples
+      of each component.
+    """
+    inside = (labels >= 0) & (labels < num_groups)
+    safe = jnp.where(inside, labels, num_groups).astype(jnp.int32)
+    counts = jnp.zeros((num_groups + 1,), jnp.int32).at[safe].add(1)[:num_groups]
+    return jnp.argsort(safe, stable=True).astype(jnp.int32), counts
 
 
 def blocks(labels: Int[Array, " n"], num_groups: int, *, size: int) -> Blocks:
@@ -62,39 +79,35 @@ def blocks(labels: Int[Array, " n"], num_groups: int, *, size: int) -> Blocks:
       >>> routed.group[:3].tolist(), routed.slots[:3].tolist()
       ([0, 1, 1], [[1, 0], [0, 2], [3, 0]])
     """
-    n = labels.shape[0]
-    num_blocks = n // size + num_groups
-    inside = (labels >= 0) & (labels < num_groups)
-    safe = jnp.where(inside, labels, num_groups).astype(jnp.int32)
-    order = jnp.argsort(safe, stable=True).astype(jnp.int32)
-    counts = jnp.zeros((num_groups + 1,), jnp.int32).at[safe].add(1)[:num_groups]
+    return cut(*ordered(labels, num_groups), size=size)
+
+
+def cut(order: Int[Array, " n"], counts: Int[Array, " k"], *, size: int) -> Blocks:
+    """Cuts sorted samples into blocks.
+
+    Args:
+      order: Samples sorted by component, those of no component last.
+      counts: Number of samples of each component.
+      size: Slots in a block.
+
+    Returns:
+      The blocks, as `blocks` returns them.
+    """
+    num_groups = counts.shape[0]
+    num_blocks = order.shape[0] // size + num_groups
     ends = jnp.cumsum(counts, dtype=jnp.int32)
-    block_ends = jnp.cumsum((counts + size - 1) // size, dtype=jnp.int32)
+    per_group = (counts + size - 1) // size
+    block_ends = jnp.cumsum(per_group, dtype=jnp.int32)
     block = jnp.arange(num_blocks, dtype=jnp.int32)
     group = jnp.searchsorted(block_ends, block, side="right").astype(jnp.int32)
     used = group < num_groups
     group = jnp.where(used, group, 0)
-    per_group = (counts + size - 1) // size
     within = block - (block_ends - per_group)[group]
     first = (ends - counts)[group] + within * size
     slot = first[:, None] + jnp.arange(size, dtype=jnp.int32)[None, :]
     filled = used[:, None] & (slot < ends[group][:, None])
     index = jnp.where(filled, order.at[slot].get(mode="clip"), 0)
-    return Blocks(index, filled, group, counts)
-
-
-def map_blocks(function: Callable[..., T], routed: Blocks) -> T:
-    """Applies a function to one block after the other.
-
-    Args:
-      function: Takes ``(index (s,), filled (s,), group ())`` and returns arrays.
-      routed: The blocks.
-
-    Returns:
-      The results, stacked along a leading axis of ``b`` blocks.
-    """
-    inputs = (routed.slots, routed.filled, routed.group)
-    return jax.lax.map(lambda block: function(*block), inputs)
+    return Blocks(index, filled, group, counts, block_ends[-1])
 
 
 def group(labels: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,22 +134,23 @@ def group(labels: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
     return order[: starts[-1]], starts
 
 
-def tasks(starts: np.ndarray, *, size: int) -> np.ndarray:
-    """Cuts every group into tasks of at most ``size`` samples (host twin of `blocks`).
+def batches(routed: Blocks, size: int) -> Blocks:
+    """Pads blocks to whole batches.
 
     Args:
-      starts: As returned by `group`.
-      size: Samples in a task.
+      routed: The blocks.
+      size: Blocks in a batch.
 
     Returns:
-      ``(t, 3)`` integers: component, first, end (positions in the sorted order).
+      The blocks with leading axes of ``ceil(b / size)`` batches of ``size``.
     """
-    counts = np.diff(starts)
-    per_group = -(-counts // size)
-    component = np.repeat(np.arange(len(counts)), per_group)
-    within = np.arange(per_group.sum()) - np.repeat(
-        np.cumsum(per_group) - per_group, per_group
+    missing = -routed.group.shape[0] % size
+    count = (routed.group.shape[0] + missing) // size
+    width = routed.slots.shape[1]
+    pad = ((0, missing), (0, 0))
+    return routed._replace(
+        slots=jnp.pad(routed.slots, pad).reshape(count, size, width),
+        filled=jnp.pad(routed.filled, pad).reshape(count, size, width),
+        group=jnp.pad(routed.group, pad[0]).reshape(count, size),
+        used=(routed.used + size - 1) // size,
     )
-    first = starts[component] + within * size
-    end = np.minimum(first + size, starts[component + 1])
-    return np.stack([component, first, end], axis=1).astype(np.int64)

@@ -1,238 +1,289 @@
-"""Whitened marginals of all components: lower bounds of their costs.
+"""Lower bounds of the costs of all components, by one matrix product.
 
-See `gladjax.assign` for the idea. The marginal covariances ``P' Sigma_k P`` are formed
-from the rows of the mixture, factored in float64, and rounded.
+A marginal of a Gaussian bounds its distance from below: for any ``P (d, r)`` of full
+column rank
 
-Notation: ``k`` components, ``d`` features, ``r`` leading coordinates, ``r1`` of them
-evaluated for all components.
+    (P'e)' (P' Sigma P)^-1 (P'e)  <=  e' Sigma^-1 e
+
+with equality where ``r = d``. `Coordinates` are the leading principal axes of the
+samples, centred and divided by the spread along each of them: ``z = P'(u - c)``, of
+order 1. With ``F' F = (P' Sigma_k P)^-1`` and ``m = P'(mu_k - c)`` the bound
+
+    |F (z - m)|^2 = z'G z - 2 (G m)'z + m'G m,    G = F'F
+
+is a polynomial of second degree in ``z``. `monomials` are the ``r (r + 1) / 2 + r + 1``
+products of coordinates, `Bounds.coefficients` the factors of each component, and
+`lower` multiplies the two.
+
+Rounding. What is returned must not exceed the distance. Three further "monomials",
+``|z|^2``, ``|z|`` and ``|u - c|^2``, with negative coefficients lower the bounds by more
+than their error. Rounding errors are taken as independent and of mean zero, so a sum of
+``m`` products is off by at most ``gamma(m) = 8 sqrt(m) eps / 2`` times the sum of their
+sizes, with a probability that is 1 up to ``2 m e^-32`` (Higham and Mary). Then
+
+  * the product of ``m`` monomials errs by ``gamma(m) (|z|^2 |G| + 2 |z| |G m| + m'G m)``;
+  * forming ``G`` and ``G m`` from ``F`` errs by ``gamma(r) |F|^2 (|z| + |m|)^2``;
+  * coordinates err by ``gamma(d) |u - c| / sigma_a`` along axis ``a``, which moves
+    ``|F (z - m)|`` by at most ``gamma(d) eta (|u - c| + |mu - c|)`` with ``eta`` the norm
+    of ``F diag(1 / sigma)``; a share ``TAU`` of the bound is given up for that;
+  * ``F`` comes from a marginal that is formed and factored with errors: ``F M F'`` is
+    formed again, and its distance from the identity, with what rounding may hide in
+    ``M``, is given up.
+
+Notation: ``n`` samples ``u``, ``k`` components, ``d`` features, ``r`` leading
+coordinates, ``m`` monomials, ``sigma`` the spread along the axes.
+
+Differs from the reference in: nothing that shows; the paper computes all the costs.
+
+Reference: Higham, Mary, "A new approach to probabilistic rounding error analysis",
+SIAM J. Sci. Comput. 41(5), 2019.
 """
 
+import math
+from functools import partial
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-import threadpoolctl
+from jaxtyping import Array, Bool, Float
 
-from gladjax.kernels import search
-from gladjax.mixture import GaussianMixture
+from gladjax import devices, mixture, routing
+from gladjax.covariance import PRECISION
+from gladjax.mixture import AnyArray, GaussianMixture
 
-# Relative lowering of every bound, and absolute raising of every threshold.
-SLACK = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-12}
-RAISE = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-9}
-STAGES = (4, 8, 12, 16, 24, 32)  # Choices of the number of first rows.
-TRIAL = 256  # Samples on which the choice is made.
-VECTOR_COST = 0.12  # Cycles per entry of a first row (vectorised over components).
-SURVIVOR_COST = 700.0  # Cycles per component that survives the first rows.
+TAU = 2.0**-10  # Share of a bound that is given up for errors of the coordinates.
+LAMBDA = 8.0  # Standard deviations of rounding that a bound is safe from.
+SEEN = 4096  # Samples that the axes are computed from.
+SIZE = 32  # Rows in a block.
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+class Coordinates(NamedTuple):
+    """The leading coordinates of the samples of a layer.
+
+    Attributes:
+      basis: Principal axes over the spread along them.
+      centre: Point that is taken from samples first.
+    """
+
+    basis: Float[Array, "d r"]
+    centre: Float[Array, " d"]
 
 
 class Bounds(NamedTuple):
-    """Whitened marginals of all components, on the host.
+    """What bounds the distances to all components.
 
     Attributes:
-      basis: Directions of the leading coordinates, ``(d, r)``.
-      means: Means in these coordinates, ``(k, r)``.
-      rows: Packed lower-triangular whitening rows, ``(k, r (r + 1) / 2)``.
-      stage_means: Means in the first coordinates, ``(r1, k)``.
-      stage_rows: Packed first rows, ``(r1 (r1 + 1) / 2, k)``.
-      centre: Point that is taken from samples before they are rotated, ``(d,)``.
-      constants: ``log|Sigma_k| - 2 log pi_k``, infinite for dead components, ``(k,)``.
-      ids: Components of the mixture that these are, rising, ``(k,)``.
+      coordinates: In which the bounds are taken.
+      coefficients: Factors of the monomials.
+      margin: What the bounds were lowered by at the mean of each component; for
+        diagnosis.
     """
 
-    basis: np.ndarray
-    means: np.ndarray
-    rows: np.ndarray
-    stage_means: np.ndarray
-    stage_rows: np.ndarray
-    centre: np.ndarray
-    constants: np.ndarray
-    ids: np.ndarray
+    coordinates: Coordinates
+    coefficients: Float[Array, "k m"]
+    margin: Float[Array, " k"]
 
 
-def principal_axes(
-    features: np.ndarray, *, valid: np.ndarray | None = None, limit: int = 4096
-) -> np.ndarray:
-    """Returns the directions of largest variance of a regular subsample.
-
-    Args:
-      features: Samples, ``(n, d)``.
-      valid: Samples that count, ``(n,)``; all by default.
-      limit: Samples to look at, at most.
-
-    Returns:
-      ``(d, d)`` orthonormal columns, float64, in falling order of variance.
-    """
-    if valid is None:
-        every = max(1, -(-len(features) // limit))
-        sample = np.asarray(features[::every], np.float64)
-    else:
-        index = np.flatnonzero(valid)
-        every = max(1, -(-len(index) // limit))
-        sample = np.asarray(features[index[::every]], np.float64)
-    centred = sample - sample.mean(axis=0)
-    return np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
-
-
-def bounds(
-    mixture: GaussianMixture,
-    basis: np.ndarray,
+def coordinates(
+    features: Float[AnyArray, "n d"],
     *,
-    rank: int = 64,
-    stage: int = 8,
-    reuse: Bounds | None = None,
-    changed: np.ndarray | None = None,
-) -> Bounds:
-    """Prepares the marginals of a mixture.
+    valid: Bool[AnyArray, " n"] | None = None,
+    rank: int | None = None,
+) -> Coordinates:
+    """Chooses the leading coordinates from a regular subsample.
+
+    Any choice is correct; principal axes prune more than linear discriminants do,
+    because components that differ in volume are told apart by energy, not by the
+    distance of their means.
 
     Args:
-      mixture: The mixture, on the host.
-      basis: Directions of the leading coordinates, ``(d, >= rank)``.
-      rank: Number of leading coordinates, at most ``d``.
-      stage: Rows evaluated for all components.
-      reuse: Bounds of an earlier mixture of the same components, in the same basis.
-      changed: Components that differ from then, ``(m,)``; all by default.
+      features: Samples.
+      valid: Samples that count; those that are not finite never do.
+      rank: Number of coordinates; by default that of `devices.rank`.
 
     Returns:
-      The marginals, factored in float64 and rounded to the mixture's precision, lowered
-      by a relative `SLACK`.
+      The coordinates.
     """
-    means = np.asarray(mixture.means, np.float64)
-    k, d = means.shape
-    dtype = np.asarray(mixture.means).dtype
-    if reuse is not None:
-        rank = reuse.basis.shape[1]
-        stage = reuse.stage_means.shape[0]
-    rank = min(rank, d)
-    basis = basis[:, :rank]
-    centre = means.mean(axis=0) if reuse is None else reuse.centre.astype(np.float64)
-    low_means = ((means - centre) @ basis).astype(dtype)
-    triangle = np.tril_indices(rank)
-    if reuse is not None:
-        rows = reuse.rows.copy()
-        components = np.arange(k) if changed is None else np.asarray(changed)
-    else:
-        rows = np.zeros((k, len(triangle[0])), dtype)
-        components = np.arange(k)
-    # The products are small: threads of BLAS would mostly wait for each other.
-    with threadpoolctl.threadpool_limits(1, "blas"):
-        for chunk in np.array_split(components, max(1, len(components) // 128)):
-            if len(chunk):
-                marginal = np.stack([_marginal(mixture, int(c), basis) for c in chunk])
-                lower = np.linalg.cholesky(marginal)
-                inverse = np.linalg.inv(lower) * np.sqrt(1 - SLACK[dtype])
-                rows[chunk] = inverse[:, triangle[0], triangle[1]].astype(dtype)
-    first = min(stage, rank)
-    return Bounds(
-        basis=basis.astype(dtype),
-        means=low_means,
-        rows=rows,
-        stage_means=np.ascontiguousarray(low_means[:, :first].T),
-        stage_rows=np.ascontiguousarray(rows[:, : first * (first + 1) // 2].T),
-        centre=centre.astype(dtype),
-        constants=constants(mixture),
-        ids=np.arange(k, dtype=np.int32),
-    )
+    n, d = features.shape
+    if rank is None:
+        rank = devices.rank(d)
+    every = max(1, n // SEEN)
+    sample = jnp.asarray(features[::every])
+    keep = jnp.all(jnp.isfinite(sample), axis=1)
+    if valid is not None:
+        keep &= jnp.asarray(valid[::every])
+    x = jnp.where(keep[:, None], sample, 0)
+    count = jnp.maximum(jnp.sum(keep), 1).astype(x.dtype)
+    centre = jnp.sum(x, axis=0) / count
+    x = jnp.where(keep[:, None], x - centre[None, :], 0)
+    scatter = jnp.matmul(x.T, x, precision=PRECISION) / count
+    values, vectors = jnp.linalg.eigh(scatter)
+    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
+    # An axis along which nothing varies keeps a spread that float32 can resolve.
+    least = jnp.finfo(x.dtype).eps * jnp.maximum(values[0], jnp.finfo(x.dtype).tiny)
+    basis = vectors / jnp.sqrt(jnp.maximum(values, least))[None, :]
+    sound = jnp.all(jnp.isfinite(basis))
+    return Coordinates(jnp.where(sound, basis, jnp.eye(d, rank, dtype=x.dtype)), centre)
 
 
-def restrict(marginals: Bounds, components: np.ndarray) -> Bounds:
-    """Returns the marginals of some components only.
+def monomials(
+    shared: Coordinates, samples: Float[Array, "n d"]
+) -> Float[Array, "m n"]:
+    """Returns the monomials of samples, one sample a column.
 
     Args:
-      marginals: Marginals of all components.
-      components: Those to keep, rising, ``(m,)``.
+      shared: The coordinates.
+      samples: Samples.
 
     Returns:
-      Marginals whose ``ids`` are the given components.
+      Products of two coordinates, coordinates, 1, ``|z|^2``, ``|z|``, ``|u - c|^2``.
     """
-    return marginals._replace(
-        means=marginals.means[components],
-        rows=marginals.rows[components],
-        stage_means=np.ascontiguousarray(marginals.stage_means[:, components]),
-        stage_rows=np.ascontiguousarray(marginals.stage_rows[:, components]),
-        constants=marginals.constants[components],
-        ids=marginals.ids[components],
-    )
+    e = samples - shared.centre[None, :]
+    z = jnp.matmul(shared.basis.T, e.T, precision=PRECISION)
+    first, second = np.triu_indices(z.shape[0])
+    length = jnp.sum(jnp.square(z), axis=0, keepdims=True)
+    far = jnp.sum(jnp.square(e), axis=1)[None, :]
+    parts = (z[first] * z[second], z, jnp.ones_like(length), length, jnp.sqrt(length))
+    return jnp.concatenate([*parts, far])
 
 
-def tune(
-    marginals: Bounds, y: np.ndarray, threshold: np.ndarray, skip: np.ndarray
-) -> Bounds:
-    """Chooses how many rows are evaluated for all components at once.
+def lower(bounds: Bounds, phi: Float[Array, "m n"]) -> Float[Array, "k n"]:
+    """Bounds the squared Mahalanobis distances from below: one matrix product."""
+    low = jnp.matmul(bounds.coefficients, phi, precision=PRECISION)
+    # What overflowed bounds nothing, and nothing is below 0.
+    return jnp.where(low > 0, low, 0)
 
-    Counts, on a few samples, the components that survive each choice, and weighs the
-    vector work of the rows against the scalar work of the survivors.
+
+def gamma(terms: int, dtype: jnp.dtype) -> float:
+    """Returns what bounds the relative error of a sum of so many products."""
+    return LAMBDA * math.sqrt(terms) * float(jnp.finfo(dtype).eps) / 2
+
+
+def prepare(given: GaussianMixture, shared: Coordinates) -> Bounds:
+    """Forms the coefficients of all components.
 
     Args:
-      marginals: The marginals.
-      y: Leading coordinates of the samples, ``(n, r)``.
-      threshold: Largest cost of interest, ``(n,)``.
-      skip: A position in the marginals to leave out for each sample, or -1.
+      given: The mixture.
+      shared: The coordinates.
 
     Returns:
-      The same marginals with another number of first rows.
+      The bounds.
     """
-    every = max(1, len(y) // TRIAL)
-    y, threshold, skip = y[::every], threshold[::every], skip[::every]
-    k, rank = marginals.means.shape
-    best, least = marginals, np.inf
-    for stage in sorted({min(stage, rank) for stage in STAGES}):
-        trial = _staged(marginals, stage)
-        *_, survivors = search.within(y, *arrays(trial), threshold, skip, 1, 16)
-        vector = k * stage * (stage + 1) / 2 * VECTOR_COST
-        work = vector + float(survivors.mean()) * SURVIVOR_COST
-        if work < least:
-            best, least = trial, work
-    return best
+    means = jnp.asarray(given.means)
+    basis, dtype = shared.basis, means.dtype
+    (d, r) = basis.shape
+    M, traces = _marginals(given, basis)
+    identity = jnp.eye(r, dtype=dtype)
+    inverse = jax.vmap(
+        lambda one: jax.scipy.linalg.solve_triangular(
+            jnp.linalg.cholesky(one), identity, lower=True
+        )
+    )(M)
+    e = means - shared.centre[None, :]
+    m = jnp.matmul(e, basis, precision=PRECISION)
+    inverse_spread = jnp.linalg.norm(basis, axis=0)
+    # F M F' tells what the factorisation lost, the rest is what M may have lost.
+    left = jnp.matmul(inverse, M, precision=PRECISION)
+    whole = jnp.matmul(left, jnp.swapaxes(inverse, 1, 2), precision=PRECISION)
+    lost = _norm(whole - identity[None])
+    diagonal = jnp.sqrt(jnp.maximum(jnp.diagonal(M, axis1=1, axis2=2), 0))
+    eta = _norm(inverse * inverse_spread[None, None, :])
+    hidden = 4 * gamma(d, dtype) * eta * jnp.sqrt(traces)
+    lost = lost + hidden * _norm(inverse * diagonal[:, None, :])
+    F = jnp.tril(inverse) / jnp.sqrt(1 + lost)[:, None, None]
+    sound = jnp.all(jnp.isfinite(F), axis=(1, 2)) & jnp.isfinite(lost)
+    F = jnp.where(sound[:, None, None], F, 0)
+    product = partial(jnp.einsum, precision=PRECISION)
+    G = product("kab,kac->kbc", F, F)
+    Fm = product("kab,kb->ka", F, m)
+    Gm = product("kab,ka->kb", F, Fm)
+    square = jnp.sum(jnp.square(Fm), axis=1)
+    first, second = np.triu_indices(r)
+    twice = jnp.asarray(np.where(first == second, 1, 2), dtype)
+    keep = 1 - TAU
+    own, sum_ = gamma(r * (r + 3) // 2 + 4, dtype), 2 * gamma(r, dtype)
+    size, energy = _norm(G), jnp.sum(jnp.square(F), axis=(1, 2))
+    long = jnp.linalg.norm(m, axis=1)
+    bends = (gamma(d, dtype) * eta) ** 2 * 2 / TAU
+    constant = own * square + sum_ * energy * long**2
+    constant = constant + bends * jnp.sum(jnp.square(e), axis=1)
+    linear = 2 * (own * jnp.linalg.norm(Gm, axis=1) + sum_ * energy * long)
+    quadratic = own * size + sum_ * energy
+    coefficients = jnp.concatenate(
+        [
+            keep * G[:, first, second] * twice[None, :],
+            -2 * keep * Gm,
+            (keep * square - constant)[:, None],
+            -quadratic[:, None],
+            -linear[:, None],
+            -jnp.where(sound, bends, 0)[:, None],
+        ],
+        axis=1,
+    )
+    margin = constant + long * (linear + quadratic * long)
+    return Bounds(shared, coefficients, margin)
 
 
-def _staged(marginals: Bounds, stage: int) -> Bounds:
-    """Returns the marginals with another number of first rows."""
-    packed = stage * (stage + 1) // 2
-    return marginals._replace(
-        stage_means=np.ascontiguousarray(marginals.means[:, :stage].T),
-        stage_rows=np.ascontiguousarray(marginals.rows[:, :packed].T),
+def _norm(matrices: Float[Array, "k r s"]) -> Float[Array, " k"]:
+    return jnp.sqrt(jnp.sum(jnp.square(matrices), axis=(1, 2)))
+
+
+def _marginals(
+    given: GaussianMixture, basis: Array
+) -> tuple[Float[Array, "k r r"], Float[Array, " k"]]:
+    """Returns ``P' Sigma_k P`` and a bound of ``tr Sigma_k`` of every component."""
+    (k, d), r = given.means.shape, basis.shape[1]
+    ranks, noise = jnp.asarray(given.ranks), jnp.asarray(given.noise)
+    scales, rows = jnp.asarray(given.scales), jnp.asarray(given.rows)
+    gram = jnp.matmul(basis.T, basis, precision=PRECISION)
+    total = noise[:, None, None] * gram[None]
+    traces = d * jnp.where(ranks == d, scales, noise)
+    capacity = rows.shape[0]
+    if capacity == 0:
+        return total, traces
+    # Noise and the scatter of the rows: blocks of rows of one component each.
+    owner = mixture.owners(given)
+    few = ranks.at[owner].get(mode="fill", fill_value=d) < d
+    weight = jnp.sqrt(scales.at[owner].get(mode="fill", fill_value=0))
+    low = jnp.matmul(rows, basis, precision=PRECISION) * weight[:, None]
+    energy = jnp.sum(jnp.square(rows), axis=1) * jnp.square(weight)
+    traces = traces.at[owner].add(jnp.where(few, energy, 0), mode="drop")
+    routed = routing.blocks(jnp.where(few, owner, -1), k, size=SIZE)
+    routed = routing.batches(routed, max(1, devices.sizes().elements // (SIZE * r * 4)))
+
+    def add(i: Array, total: Array) -> Array:
+        part = jnp.where(routed.filled[i][:, :, None], low[routed.slots[i]], 0)
+        square = jnp.einsum("bsd,bse->bde", part, part, precision=PRECISION)
+        return total.at[routed.group[i]].add(square)
+
+    total = jax.lax.fori_loop(0, routed.used, add, total)
+    # Components of d rows: Sigma = L L', rows = L^-1. At most capacity // d of them.
+    most = min(k, capacity // d)
+    if most == 0:
+        return total, traces
+    index = jnp.nonzero(ranks == d, size=most, fill_value=k)[0].astype(jnp.int32)
+    count = jnp.sum(ranks == d, dtype=jnp.int32)
+    offsets = jnp.asarray(given.offsets)
+    batch = max(1, min(most, devices.sizes().elements // (d * (d + r))))
+    identity = jnp.eye(d, dtype=rows.dtype)
+    solve = jax.vmap(
+        lambda own, right: jax.scipy.linalg.solve_triangular(
+            own, right, trans=1, lower=True
+        ),
+        (0, None),
     )
 
+    def several(i: Array, total: Array) -> Array:
+        at = index.at[i * batch + jnp.arange(batch, dtype=jnp.int32)]
+        mine = at.get(mode="fill", fill_value=k)
+        first = offsets.at[mine].get(mode="fill", fill_value=0)[:, None]
+        own = rows.at[first + jnp.arange(d, dtype=jnp.int32)[None, :]].get(mode="clip")
+        own = jnp.where((mine < k)[:, None, None], own, identity[None])
+        part = solve(own, basis)
+        square = jnp.einsum("bda,bdc->bac", part, part, precision=PRECISION)
+        return total.at[mine].set(square, mode="drop")
 
-def project(marginals: Bounds, samples: np.ndarray) -> np.ndarray:
-    """Returns the leading coordinates of samples, ``(n, r)``."""
-    dtype = marginals.basis.dtype
-    return (samples.astype(dtype, copy=False) - marginals.centre) @ marginals.basis
-
-
-def constants(mixture: GaussianMixture) -> np.ndarray:
-    """Returns ``log|Sigma_k| - 2 log pi_k``, infinite for dead components."""
-    return mixture.log_dets - 2 * mixture.log_weights
-
-
-def arrays(marginals: Bounds) -> Arrays:
-    """Returns what the search kernels need of the marginals."""
-    return (
-        marginals.stage_means,
-        marginals.stage_rows,
-        marginals.means,
-        marginals.rows,
-        marginals.constants,
-    )
-
-
-def _rows(mixture: GaussianMixture, component: int) -> tuple[np.ndarray, np.ndarray]:
-    first = int(np.asarray(mixture.offsets)[component])
-    last = first + int(np.asarray(mixture.ranks)[component])
-    rows = np.asarray(mixture.rows)[first:last].astype(np.float64)
-    return rows, np.asarray(mixture.variances)[first:last].astype(np.float64)
-
-
-def _marginal(
-    mixture: GaussianMixture, component: int, basis: np.ndarray
-) -> np.ndarray:
-    """Returns ``P' Sigma_k P``."""
-    rows, variances = _rows(mixture, component)
-    noise = float(np.asarray(mixture.noise)[component])
-    if len(rows) == basis.shape[0]:
-        low = np.linalg.solve(rows.T, basis)
-        return low.T @ low
-    low = rows @ basis
-    excess = variances * (variances - noise)
-    return noise * (basis.T @ basis) + (low.T * excess) @ low
+    total = total.reshape(k, r, r)
+    total = jax.lax.fori_loop(0, (count + batch - 1) // batch, several, total)
+    return total, traces

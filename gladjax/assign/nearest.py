@@ -1,22 +1,37 @@
-"""The nearest component of every sample, and a certificate (on the host)."""
+"""The nearest component of every sample, and a certificate (paper, Eq. 1)."""
+
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
-from gladjax.assign.bounds import TRIAL, Bounds, bounds, principal_axes, project, tune
-from gladjax.assign.candidates import CHUNK, candidates, pair_costs
-from gladjax.assign.info import AssignInfo
-from gladjax.assign.plan import plan
-from gladjax.assign.pruned import pruned
-from gladjax.kernels import search
+from gladjax import devices
+from gladjax.assign.bounds import Bounds, Coordinates, coordinates, prepare
+from gladjax.assign.search import least, search
 from gladjax.mixture import AnyArray, GaussianMixture
 
-_pruned = jax.jit(pruned)
-BACKENDS = ("auto", "numba", "jax")
-GUESSES = 4  # Nearest means whose components are tried first.
+
+class AssignInfo(NamedTuple):
+    """How an assignment came about.
+
+    Attributes:
+      margin: For each sample, the least bound (or cost) of any other component minus
+        the cost of the winner: never negative, which certifies the label.
+      survivors: Pairs per sample that the first cost left open, mean.
+      evaluated: Full costs per sample, mean.
+    """
+
+    margin: Float[Array, " n"]
+    survivors: Float[Array, ""]
+    evaluated: Float[Array, ""]
+
+
+def constants(mixture: GaussianMixture) -> Float[Array, " k"]:
+    """Returns ``log|Sigma_k| - 2 log pi_k``, infinite for dead components."""
+    return jnp.asarray(mixture.log_dets) - 2 * jnp.asarray(mixture.log_weights)
 
 
 def nearest(
@@ -24,62 +39,31 @@ def nearest(
     features: Float[AnyArray, "n d"],
     *,
     start: Int[AnyArray, " n"] | None = None,
-    backend: str = "auto",
-) -> tuple[Int[AnyArray, " n"], Float[AnyArray, " n"]]:
+    limit: Float[AnyArray, " n"] | None = None,
+    axes: Coordinates | None = None,
+) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
     """Returns the component of least cost of every sample (Eq. 1).
 
-    The search is pruned everywhere: in compiled kernels on the host, or in JAX (see
-    `pruned`).
+    Runs eagerly on arrays of the host or a device, under ``jit``, ``vmap`` and
+    ``shard_map``. Not differentiable in reverse.
 
     Args:
       mixture: The mixture.
       features: Samples.
       start: A guess for each sample, -1 for none; it changes the time, never the
         answer.
-      backend: ``"numba"``, ``"jax"``, or ``"auto"``: Numba outside of a trace and on a
-        CPU, JAX inside ``jit`` or ``vmap`` and on accelerators.
+      limit: Costs above which a component is of no interest; none by default.
+      axes: The leading `coordinates`, if they are at hand.
 
     Returns:
-      The labels of the dense argmin, the first of equals, and the costs ``D_k(u)``.
+      The labels of the dense argmin, the first of equals, and the costs ``D_k(u)``;
+      label -1 and the limit itself where every component is above it, and where a
+      sample is not finite.
 
     Raises:
-      ValueError: If the backend is none of these, or Numba is asked for in a trace.
+      ValueError: If the shapes do not fit.
     """
-    if uses_jax(backend, (mixture, features, start)):
-        if traced((mixture, features, start)):
-            return pruned(mixture, features, start=start)
-        chosen = plan(mixture, features)
-        return _pruned(mixture, jnp.asarray(features), start=start, plan=chosen)
-    labels, cost, _ = nearest_info(mixture, features, start=start)
-    return labels, cost
-
-
-def traced(arrays: object) -> bool:
-    """Tells whether one of the arrays of a pytree is inside of a trace."""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
-
-
-def uses_jax(backend: str, arrays: object) -> bool:
-    """Tells whether a computation runs in JAX, or in Numba's kernels on the host.
-
-    Args:
-      backend: ``"numba"``, ``"jax"``, or ``"auto"`` to choose by platform.
-      arrays: A pytree of what it is given; traced arrays ask for JAX.
-
-    Returns:
-      True for JAX.
-
-    Raises:
-      ValueError: If the backend is none of these, or Numba is asked for in a trace.
-    """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {BACKENDS}, not {backend!r}")
-    inside = traced(arrays)
-    if inside and backend == "numba":
-        raise ValueError("backend='numba' runs on the host, not inside of a trace")
-    if backend == "auto":
-        return inside or jax.default_backend() != "cpu"
-    return backend == "jax"
+    return nearest_info(mixture, features, start=start, limit=limit, axes=axes)[:2]
 
 
 def nearest_info(
@@ -87,108 +71,116 @@ def nearest_info(
     features: Float[AnyArray, "n d"],
     *,
     start: Int[AnyArray, " n"] | None = None,
-    marginals: Bounds | None = None,
-) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"], AssignInfo]:
-    """Returns what `nearest` returns, with a certificate and counts (on the host).
+    limit: Float[AnyArray, " n"] | None = None,
+    axes: Coordinates | None = None,
+) -> tuple[Int[Array, " n"], Float[Array, " n"], AssignInfo]:
+    """Returns what `nearest` returns, with a certificate and counts.
 
     Args:
-      mixture: The mixture, concrete.
-      features: Samples; a memory-mapped array is read in chunks.
+      mixture: The mixture.
+      features: Samples.
       start: A guess for each sample, -1 for none.
-      marginals: The mixture's `bounds`, if they are at hand.
+      limit: Costs above which a component is of no interest.
+      axes: The leading `coordinates`, if they are at hand.
+
+    Returns:
+      Labels, costs, and how they came about.
+
+    Raises:
+      ValueError: If the shapes do not fit.
+    """
+    d = mixture.means.shape[1]
+    if features.ndim != 2 or features.shape[1] != d:
+        raise ValueError(f"features must be of shape (n, {d}), not {features.shape}")
+    return _nearest(mixture, jnp.asarray(features), start, limit, axes)
+
+
+@jax.jit
+def _nearest(
+    mixture: GaussianMixture,
+    features: Array,
+    start: Array | None,
+    limit: Array | None,
+    axes: Coordinates | None,
+) -> tuple[Array, Array, AssignInfo]:
+    mixture = jax.tree.map(jnp.asarray, mixture)
+    features = features.astype(mixture.means.dtype)
+    axes = coordinates(features) if axes is None else axes
+    bounds = prepare(mixture, axes)
+    return assigned(mixture, bounds, features, start=start, limit=limit)
+
+
+def assigned(
+    mixture: GaussianMixture,
+    bounds: Bounds,
+    features: Float[Array, "n d"],
+    *,
+    start: Int[Array, " n"] | None = None,
+    limit: Float[Array, " n"] | None = None,
+    addends: Float[Array, "k _h"] | None = None,
+) -> tuple[Int[Array, " n"], Float[Array, " n"], AssignInfo]:
+    """Assigns samples chunk by chunk: no ``n x k`` array outlives a chunk.
+
+    Args:
+      mixture: The mixture.
+      bounds: Its bounds.
+      features: Samples.
+      start: A guess for each sample, -1 for none.
+      limit: Costs above which a component is of no interest.
+      addends: What a component adds to the distance, a column for each of ``h``
+        samples, of which there are whole periods; by default the `constants`.
 
     Returns:
       Labels, costs, and how they came about.
     """
-    mixture = jax.tree.map(np.asarray, mixture)
-    if marginals is None:
-        marginals = bounds(mixture, principal_axes(features))
-    n = features.shape[0]
-    labels = np.empty(n, np.int32)
-    cost, margin = (np.empty(n, mixture.means.dtype) for _ in range(2))
-    survivors = evaluated = 0
-    for first in range(0, n, CHUNK):
-        part = slice(first, min(first + CHUNK, n))
-        samples = np.asarray(features[part])
-        guess = np.full(len(samples), -1) if start is None else np.asarray(start[part])
-        y = project(marginals, samples)
-        settled = settle(mixture, marginals, samples, guess.astype(np.int32))
-        if not first and len(samples) > TRIAL:
-            marginals = tune(marginals, y, settled[1], settled[0])
-        found = compete(mixture, marginals, samples, y, *settled)
-        labels[part], cost[part], margin[part] = found[:3]
-        survivors += found[3]
-        evaluated += found[4] + len(samples)
-    info = AssignInfo(
-        margin=margin,
-        survivors=survivors / max(n, 1),
-        evaluated=evaluated / max(n, 1),
-        rank=marginals.means.shape[1],
-        stage=marginals.stage_means.shape[0],
+    n, dtype = features.shape[0], features.dtype
+    fixed = constants(mixture)[:, None] if addends is None else addends
+    period = fixed.shape[1]
+    chunk = min(devices.sizes().chunk, max(n, 1))
+    if period > 1:
+        chunk = period
+    count = -(-n // chunk)
+    nothing = (
+        jnp.full((n,), -1, jnp.int32),
+        jnp.full((n,), jnp.inf, dtype) if limit is None else jnp.asarray(limit),
+        jnp.zeros((n,), dtype),
+        jnp.zeros((2,), dtype),
     )
-    return labels, cost, info
+
+    def visit(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        labels, costs, margins, counts = carry
+        # The last chunk overlaps the one before; what it repeats is the same.
+        first = jnp.minimum(i * chunk, n - chunk)
+        cut = partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=chunk)
+        given = None if limit is None else cut(jnp.asarray(limit))
+        found = search(
+            mixture,
+            bounds,
+            cut(features),
+            fixed,
+            guess=None if start is None else cut(jnp.asarray(start)),
+            limit=given,
+        )
+        cost, label = least(found.exact)
+        label = jnp.where(jnp.isfinite(cost), label, -1)
+        if given is not None:
+            label = jnp.where(cost <= given, label, -1)
+            cost = jnp.where(label < 0, given, cost)
+        row = jnp.arange(fixed.shape[0], dtype=jnp.int32)[:, None]
+        others = jnp.where(row == label[None, :], jnp.inf, found.exact)
+        rest = jnp.minimum(jnp.min(found.low, axis=0), jnp.min(others, axis=0))
+        margin = jnp.where(label >= 0, rest - cost, 0)
+        seen = jnp.stack([found.survivors, found.evaluated]).astype(dtype)
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
+        return (
+            put(labels, label),
+            put(costs, cost),
+            put(margins, margin),
+            counts + seen,
+        )
+
+    labels, costs, margins, counts = jax.lax.fori_loop(0, count, visit, nothing)
+    counts = counts / max(n, 1)
+    return labels, costs, AssignInfo(margins, counts[0], counts[1])
 
 
-def settle(
-    mixture: GaussianMixture,
-    marginals: Bounds,
-    samples: np.ndarray,
-    labels: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a living component for every sample, and its full cost."""
-    labels = labels.copy()
-    labels[~np.isfinite(marginals.constants[labels])] = -1
-    unknown = np.flatnonzero(labels < 0)
-    if len(unknown):
-        labels[unknown] = _guess(mixture, samples[unknown])
-    return labels, pair_costs(mixture, samples, np.arange(len(samples)), labels)
-
-
-def _guess(mixture: GaussianMixture, samples: np.ndarray) -> np.ndarray:
-    """Returns the best of the components with the nearest means."""
-    alive = np.flatnonzero(np.isfinite(mixture.log_weights))
-    means = mixture.means[alive]
-    few = min(GUESSES, len(alive))
-    half = 0.5 * np.sum(np.square(means), axis=1)
-    near = np.empty((len(samples), few), np.int64)
-    for first in range(0, len(samples), 4096):
-        part = slice(first, first + 4096)
-        distance = half - samples[part] @ means.T
-        near[part] = search.least(distance, few, 64)
-    near = alive[near].astype(np.int32)
-    owner = np.repeat(np.arange(len(samples)), few)
-    cost = pair_costs(mixture, samples, owner, near.ravel()).reshape(near.shape)
-    return near[np.arange(len(samples)), np.argmin(cost, axis=1)]
-
-
-def compete(
-    mixture: GaussianMixture,
-    marginals: Bounds,
-    samples: np.ndarray,
-    y: np.ndarray,
-    labels: np.ndarray,
-    cost: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Lets the components of the marginals compete with the labels at hand.
-
-    Returns:
-      Labels, costs, margins, survivors of the first rows and full costs (in all).
-    """
-    position = np.full(mixture.means.shape[0], -1, np.int32)
-    position[marginals.ids] = np.arange(len(marginals.ids), dtype=np.int32)
-    owner, component, margin, survivors = candidates(
-        marginals, y, cost, skip=position[labels]
-    )
-    rival = pair_costs(mixture, samples, owner, component)
-    best, winner = cost.copy(), labels.copy()
-    np.minimum.at(best, owner, rival)
-    # Pairs are sorted by sample, then component: the first of equals wins.
-    wins = rival == best[owner]
-    winner[owner[wins][::-1]] = component[wins][::-1]
-    tied = np.flatnonzero(best == cost)
-    winner[tied] = np.minimum(winner[tied], labels[tied])
-    # The margin is to the least of all other costs and bounds.
-    others = np.where(component == winner[owner], np.inf, rival)
-    np.minimum.at(margin, owner, others.astype(margin.dtype))
-    margin = np.where(winner == labels, margin, np.minimum(margin, cost))
-    return winner, best, margin - best, survivors, len(owner)

@@ -1,0 +1,180 @@
+"""The search of a chunk of samples: bounds of all costs, then the costs that matter.
+
+One matrix product bounds the costs of all components (`gladjax.assign.bounds`). The
+component of least bound, or a guess, gets its exact cost, the first threshold. Then the
+*open* pairs, whose bound is not above their sample's threshold, are listed, as many at
+a time as a static shape holds, and get their exact costs (`gladjax.assign.exact`), which
+lower the threshold on the way, until none is open. Then every bound that is left is a
+certificate: nothing that was not computed is within reach. In the worst case every
+cost is computed.
+
+Notation: ``c`` samples of a chunk, ``k`` components, ``d`` features, ``p`` pairs listed
+at a time.
+
+Differs from the reference in: nothing that shows; the paper computes all the costs.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from gladjax import devices
+from gladjax.assign.bounds import Bounds, lower, monomials
+from gladjax.assign.exact import distances_of_pairs
+from gladjax.mixture import GaussianMixture
+
+GUESSES = 3  # Pairs of least bound that each sample computes before open ones are listed.
+GROUP = 64  # Pairs that are counted together when open ones are listed.
+
+
+class Found(NamedTuple):
+    """What is known of the costs of a chunk of samples.
+
+    Attributes:
+      exact: Costs that were computed, infinite elsewhere.
+      low: Bounds of the others, infinite where the cost was computed.
+      best: Least cost of each sample, or its limit.
+      survivors: Pairs left open by the first cost.
+      evaluated: Costs computed.
+    """
+
+    exact: Float[Array, "k c"]
+    low: Float[Array, "k c"]
+    best: Float[Array, " c"]
+    survivors: Int[Array, ""]
+    evaluated: Int[Array, ""]
+
+
+def search(
+    mixture: GaussianMixture,
+    bounds: Bounds,
+    samples: Float[Array, "c d"],
+    addends: Float[Array, "k _c"],
+    *,
+    guess: Int[Array, " c"] | None = None,
+    limit: Float[Array, " c"] | None = None,
+    reach: float = 0.0,
+) -> Found:
+    """Computes all costs within reach of the least.
+
+    Args:
+      mixture: The mixture.
+      bounds: Its bounds.
+      samples: Samples; those that are not finite have no cost.
+      addends: What a component adds to the distance, one column for all samples or one
+        for each; infinite where a component is out of the question.
+      guess: A component for each sample, -1 for none.
+      limit: Costs above which a component is of no interest.
+      reach: Costs further than this from the least one are of no interest.
+
+    Returns:
+      The costs.
+    """
+    (c, d), k = samples.shape, addends.shape[0]
+    padded = -c % GROUP
+    if padded:
+        pad = ((0, padded), (0, 0))
+        guess = None if guess is None else jnp.pad(guess, (0, padded))
+        limit = None if limit is None else jnp.pad(limit, (0, padded))
+        addends = addends if addends.shape[1] == 1 else jnp.pad(addends, pad[::-1])
+        samples = jnp.pad(samples, pad, constant_values=jnp.nan)
+    sound = jnp.all(jnp.isfinite(samples), axis=1)
+    samples = jnp.where(sound[:, None], samples, 0)
+    low = lower(bounds, monomials(bounds.coordinates, samples)) + addends
+    # The last rounding: that of the sum.
+    low = low - 2 * jnp.finfo(low.dtype).eps * jnp.abs(low)
+    low = jnp.where(jnp.isfinite(addends) & sound[None, :], low, jnp.inf)
+    best = jnp.full(sound.shape, jnp.inf, low.dtype) if limit is None else limit
+    first = least(low)[1]
+    if guess is not None:
+        at = jnp.take_along_axis(low, jnp.maximum(guess, 0)[None, :], axis=0)[0]
+        first = jnp.where((guess >= 0) & jnp.isfinite(at), guess, first)
+    own = jnp.arange(low.shape[1], dtype=jnp.int32)
+    hopeful = low[first, own] <= best
+    hopeful &= jnp.isfinite(low[first, own])
+    zero = jnp.zeros((), jnp.int32)
+    start = Found(jnp.full_like(low, jnp.inf), low, best, zero, zero)
+    every = addends.shape[1] > 1
+
+    def take(state: Found, owner: Array, component: Array) -> Found:
+        distance = distances_of_pairs(mixture, samples, owner, component)
+        taken = component >= 0
+        safe = jnp.maximum(component, 0)
+        cost = distance + addends[safe, owner if every else 0]
+        cost = jnp.where(taken & ~jnp.isnan(cost), cost, jnp.inf)
+        row = jnp.where(taken, component, k)
+        return state._replace(
+            exact=state.exact.at[row, owner].set(cost, mode="drop"),
+            low=state.low.at[row, owner].set(jnp.inf, mode="drop"),
+            best=state.best.at[owner].min(cost),
+            evaluated=state.evaluated + jnp.sum(taken, dtype=jnp.int32),
+        )
+
+    def is_open(state: Found) -> Bool[Array, "k c"]:
+        top = state.best + reach
+        return (state.low <= top[None, :]) & (state.low < jnp.inf)
+
+    state = take(start, own, jnp.where(hopeful, first, -1))
+    survivors = jnp.sum(is_open(state), dtype=jnp.int32)
+    state = state._replace(survivors=survivors)
+
+    def again(_: Array, state: Found) -> Found:
+        bound, component = least(state.low)
+        hopeful = (bound <= state.best + reach) & (bound < jnp.inf)
+        return take(state, own, jnp.where(hopeful, component, -1))
+
+    if guess is None and bounds.coordinates.basis.shape[1] < d:
+        state = jax.lax.fori_loop(0, GUESSES, again, state)
+    size = max(GROUP, low.shape[1] // devices.sizes().listed)
+
+    def more(state: Found) -> Found:
+        owner, component = listed(is_open(state), size)
+        return take(state, owner, component)
+
+    state = jax.lax.while_loop(lambda state: jnp.any(is_open(state)), more, state)
+    return state._replace(
+        exact=state.exact[:, :c], low=state.low[:, :c], best=state.best[:c]
+    )
+
+
+def least(costs: Float[Array, "k c"]) -> tuple[Float[Array, " c"], Int[Array, " c"]]:
+    """Returns the least cost of each column and its row, the first of equals.
+
+    Two reductions along the leading axis, which vectorise, where ``argmin`` does not.
+    """
+    k = costs.shape[0]
+    best = jnp.min(costs, axis=0)
+    row = jnp.arange(k, dtype=jnp.int32)[:, None]
+    at = jnp.min(jnp.where(costs == best[None, :], row, k), axis=0)
+    return best, jnp.minimum(at, k - 1).astype(jnp.int32)
+
+
+def listed(mask: Bool[Array, "k c"], size: int) -> tuple[Array, Array]:
+    """Lists the first pairs of a mask, component after component.
+
+    Args:
+      mask: Pairs; ``c`` is a multiple of `GROUP`.
+      size: How many to list.
+
+    Returns:
+      Samples, and components; component -1 where there are no more.
+    """
+    k, c = mask.shape
+    grouped = mask.reshape(-1, GROUP)
+    counts = jnp.sum(grouped, axis=1, dtype=jnp.int32)
+    ends = jnp.cumsum(counts, dtype=jnp.int32)
+    place = jnp.arange(size, dtype=jnp.int32)
+    at = jnp.searchsorted(ends, place, side="right").astype(jnp.int32)
+    at = jnp.minimum(at, grouped.shape[0] - 1)
+    rank = place - (ends - counts)[at]
+    # The place of the rank-th pair of its group: how many running counts are not above.
+    running = jnp.matmul(
+        grouped[at].astype(jnp.float32), jnp.triu(jnp.ones((GROUP, GROUP), jnp.float32))
+    )
+    within = jnp.sum(running <= rank[:, None].astype(jnp.float32), axis=1)
+    index = at * GROUP + within.astype(jnp.int32)
+    inside = place < ends[-1]
+    owner = jnp.where(inside, index % c, 0)
+    return owner, jnp.where(inside, index // c, -1)
