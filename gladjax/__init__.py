@@ -10,6 +10,7 @@ from gladjax import calibrate as calibrate
 from gladjax import covariance as covariance
 from gladjax import datasets as datasets
 from gladjax import detector as detector
+from gladjax import devices as devices
 from gladjax import em as em
 from gladjax import estimation as estimation
 from gladjax import features as features
@@ -25,6 +26,7 @@ from gladjax import online as online
 from gladjax import plots as plots
 from gladjax import pytree as pytree
 from gladjax import routing as routing
+from gladjax import samples as samples
 from gladjax import scoring as scoring
 from gladjax import seeding as seeding
 from gladjax import sharding as sharding
@@ -41,6 +43,7 @@ __all__ = [
     "covariance",
     "datasets",
     "detector",
+    "devices",
     "em",
     "estimation",
     "features",
@@ -56,6 +59,7 @@ __all__ = [
     "plots",
     "pytree",
     "routing",
+    "samples",
     "scoring",
     "seeding",
     "sharding",

@@ -12,11 +12,13 @@ Reference: there is none.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array
 
 
 class Sizes(NamedTuple):
@@ -31,6 +33,7 @@ class Sizes(NamedTuple):
         ``chunk // listed``.
       slots: Pairs in a block that shares a pass over the rows of a component.
       elements: Numbers that a batch of blocks gathers at most.
+      together: Whether images are scored together, rather than one after the other.
     """
 
     whole: int
@@ -40,11 +43,12 @@ class Sizes(NamedTuple):
     listed: int
     slots: int
     elements: int
+    together: bool
 
 
-CPU = Sizes(whole=48, rank=32, wide=160, chunk=4096, listed=1, slots=16, elements=1 << 19)
+CPU = Sizes(whole=48, rank=32, wide=160, chunk=4096, listed=1, slots=16, elements=1 << 19, together=False)
 ACCELERATOR = Sizes(
-    whole=32, rank=32, wide=512, chunk=32768, listed=1, slots=32, elements=1 << 26
+    whole=32, rank=32, wide=512, chunk=32768, listed=1, slots=32, elements=1 << 26, together=True
 )
 _override: ContextVar[str | None] = ContextVar("platform", default=None)
 
@@ -75,3 +79,46 @@ def lowering(platform: str) -> Iterator[None]:
         yield
     finally:
         _override.reset(token)
+
+
+def in_chunks(
+    function: Callable[..., tuple[Any, Any]], arrays: tuple[Any, ...], chunk: int
+) -> tuple[Any, Any]:
+    """Applies a function to chunks of samples, one after the other.
+
+    Args:
+      function: From slices of the arrays to a pytree with a leading axis of as many
+        samples, and a pytree of numbers.
+      arrays: Arrays, or None, of the same leading axis ``n``.
+      chunk: Samples in a chunk.
+
+    Returns:
+      The first results, joined; and the sum of the second ones. The last chunk overlaps
+      the one before, so a few samples may count twice in the sum.
+    """
+    n = next(a.shape[0] for a in arrays if a is not None)
+    if n <= chunk:
+        return function(*arrays)
+
+    def cut(first: Array | int) -> list[Any]:
+        return [
+            a if a is None else jax.lax.dynamic_slice_in_dim(a, first, chunk)
+            for a in arrays
+        ]
+
+    def visit(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        first = jnp.minimum(i * chunk, n - chunk)
+        own, numbers = function(*cut(first))
+
+        def put(all_: Array, part: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(all_, part, first, 0)
+
+        whole = jax.tree.map(put, carry[0], own)
+        return whole, jax.tree.map(jnp.add, carry[1], numbers)
+
+    shapes = jax.eval_shape(lambda: function(*cut(0)))
+    empty = jax.tree.map(
+        lambda s: jnp.zeros((n, *s.shape[1:]), s.dtype), shapes[0]
+    )
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1])
+    return jax.lax.fori_loop(0, -(-n // chunk), visit, (empty, zero))

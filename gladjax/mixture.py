@@ -153,7 +153,7 @@ def owners(mixture: GaussianMixture) -> Int[Array, " r"]:
     order = jnp.argsort(jnp.asarray(mixture.offsets), stable=True)
     offsets = jnp.asarray(mixture.offsets)[order]
     ranks = jnp.asarray(mixture.ranks)[order]
-    at = jnp.searchsorted(offsets, row, side="right") - 1
+    at = jnp.searchsorted(offsets, row, side="right", method="scan_unrolled") - 1
     inside = (at >= 0) & (row < offsets[at] + ranks[at])
     return jnp.where(inside, order[at], k).astype(jnp.int32)
 
@@ -184,7 +184,7 @@ def mahalanobis(
     begins = inverse_offsets(mixture)
     entry = jnp.arange(inverses.shape[0], dtype=jnp.int32)
     sizes = jnp.where(ranks < d, jnp.square(ranks), 0)
-    mine = jnp.searchsorted(begins + sizes, entry, side="right").astype(jnp.int32)
+    mine = jnp.searchsorted(begins + sizes, entry, side="right", method="scan_unrolled").astype(jnp.int32)
     local = entry - begins.at[mine].get(mode="fill", fill_value=0)
     rank = jnp.maximum(ranks.at[mine].get(mode="fill", fill_value=1), 1)
     first = offsets.at[mine].get(mode="fill", fill_value=rows.shape[0])

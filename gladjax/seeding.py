@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from gladjax import devices
 from gladjax.covariance import PRECISION
 
 
@@ -102,7 +103,12 @@ def euclidean(
       The nearest centre of each sample, the first of equals.
     """
     middle = jnp.mean(centres, axis=0)
-    x, c = features - middle[None, :], centres - middle[None, :]
+    c = centres - middle[None, :]
     half = 0.5 * jnp.sum(jnp.square(c), axis=1)
-    gain = jnp.matmul(x, c.T, precision=PRECISION) - half[None, :]
-    return jnp.argmax(gain, axis=1).astype(jnp.int32)
+
+    def visit(part: Array) -> tuple[Array, tuple[()]]:
+        x = part - middle[None, :]
+        gain = jnp.matmul(x, c.T, precision=PRECISION) - half[None, :]
+        return jnp.argmax(gain, axis=1).astype(jnp.int32), ()
+
+    return devices.in_chunks(visit, (features,), devices.sizes().chunk)[0]

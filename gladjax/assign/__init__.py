@@ -22,8 +22,10 @@ from gladjax.assign.bounds import lower as lower
 from gladjax.assign.bounds import monomials as monomials
 from gladjax.assign.bounds import prepare as prepare
 from gladjax.assign.exact import distances_of_pairs as distances_of_pairs
+from gladjax.assign.exact import slopes as slopes
 from gladjax.assign.nearest import AssignInfo as AssignInfo
 from gladjax.assign.nearest import assigned as assigned
+from gladjax.assign.nearest import by_images as by_images
 from gladjax.assign.nearest import constants as constants
 from gladjax.assign.nearest import nearest as nearest
 from gladjax.assign.nearest import nearest_info as nearest_info
@@ -38,6 +40,7 @@ __all__ = [
     "Coordinates",
     "Found",
     "assigned",
+    "by_images",
     "constants",
     "coordinates",
     "distances_of_pairs",
@@ -49,4 +52,5 @@ __all__ = [
     "nearest_info",
     "prepare",
     "search",
+    "slopes",
 ]

@@ -53,6 +53,7 @@ from gladjax.covariance import PRECISION
 from gladjax.mixture import AnyArray, GaussianMixture
 
 TAU = 2.0**-10  # Share of a bound that is given up for errors of the coordinates.
+PRECISE = 0.4  # Margin below which a polynomial is as good: real errors are 1 / 200 of it.
 LAMBDA = 8.0  # Standard deviations of rounding that a bound is safe from.
 SEEN = 4096  # Samples that the axes are computed from.
 SIZE = 32  # Rows in a block.
@@ -76,12 +77,14 @@ class Bounds(NamedTuple):
     Attributes:
       coordinates: In which the bounds are taken.
       coefficients: Factors of the monomials.
-      margin: What the bounds were lowered by at the mean of each component; for
-        diagnosis.
+      precise: Components whose bounds are the distances themselves; None where none
+        is, see `prepare`.
+      margin: What rounding may do to the bound at the mean of each component.
     """
 
     coordinates: Coordinates
     coefficients: Float[Array, "k m"]
+    precise: Bool[Array, " k"] | None
     margin: Float[Array, " k"]
 
 
@@ -160,19 +163,62 @@ def gamma(terms: int, dtype: jnp.dtype) -> float:
     return LAMBDA * math.sqrt(terms) * float(jnp.finfo(dtype).eps) / 2
 
 
-def prepare(given: GaussianMixture, shared: Coordinates) -> Bounds:
+def prepare(
+    given: GaussianMixture, shared: Coordinates, *, margin: bool = True
+) -> Bounds:
     """Forms the coefficients of all components.
 
     Args:
       given: The mixture.
       shared: The coordinates.
+      margin: Whether all bounds are lowered by more than their rounding. Without, and
+        with all coordinates, those whose margin is below `PRECISE` are the distances.
 
     Returns:
       The bounds.
     """
-    means = jnp.asarray(given.means)
-    basis, dtype = shared.basis, means.dtype
-    (d, r) = basis.shape
+    means, basis = jnp.asarray(given.means), shared.basis
+    F, lost, eta = _factors(given, basis)
+    sound = jnp.isfinite(lost)
+    (d, r), dtype = basis.shape, means.dtype
+    e = means - shared.centre[None, :]
+    m = jnp.matmul(e, basis, precision=PRECISION)
+    product = partial(jnp.einsum, precision=PRECISION)
+    G = product("kab,kac->kbc", F, F)
+    Fm = product("kab,kb->ka", F, m)
+    Gm = product("kab,ka->kb", F, Fm)
+    square = jnp.sum(jnp.square(Fm), axis=1)
+    own, forming = gamma(r * (r + 3) // 2 + 4, dtype), 2 * gamma(r, dtype)
+    energy, long = jnp.sum(jnp.square(F), axis=(1, 2)), jnp.linalg.norm(m, axis=1)
+    bends = jnp.where(sound, (gamma(d, dtype) * eta) ** 2 * 2 / TAU, 0)
+    constant = own * square + forming * energy * long**2
+    constant = constant + bends * jnp.sum(jnp.square(e), axis=1)
+    linear = 2 * (own * jnp.linalg.norm(Gm, axis=1) + forming * energy * long)
+    quadratic = own * _norm(G) + forming * energy
+    errs = constant + long * (linear + quadratic * long)
+    precise = None if margin else sound & (errs < PRECISE)
+    given_up = jnp.ones((len(errs), 1), dtype)
+    if precise is not None:
+        given_up = jnp.where(precise, 0, 1)[:, None]
+    keep = jnp.where(given_up > 0, (1 - TAU) / (1 + lost[:, None]), 1)
+    keep = jnp.where(sound[:, None], keep, 0)
+    first, second = np.triu_indices(r)
+    twice = jnp.asarray(np.where(first == second, 1, 2), dtype)
+    lowered = jnp.stack([constant, quadratic, linear, bends], axis=1) * given_up
+    parts = [
+        keep * G[:, first, second] * twice[None, :],
+        -2 * keep * Gm,
+        keep * square[:, None] - lowered[:, :1],
+        -lowered[:, 1:],
+    ]
+    return Bounds(shared, jnp.concatenate(parts, axis=1), precise, errs)
+
+
+def _factors(
+    given: GaussianMixture, basis: Array
+) -> tuple[Float[Array, "k r r"], Float[Array, " k"], Float[Array, " k"]]:
+    """Returns ``F``, 0 where it cannot be had; what it lost; and ``eta``."""
+    dtype, (d, r) = basis.dtype, basis.shape
     M, traces = _marginals(given, basis)
     identity = jnp.eye(r, dtype=dtype)
     inverse = jax.vmap(
@@ -180,49 +226,17 @@ def prepare(given: GaussianMixture, shared: Coordinates) -> Bounds:
             jnp.linalg.cholesky(one), identity, lower=True
         )
     )(M)
-    e = means - shared.centre[None, :]
-    m = jnp.matmul(e, basis, precision=PRECISION)
-    inverse_spread = jnp.linalg.norm(basis, axis=0)
     # F M F' tells what the factorisation lost, the rest is what M may have lost.
     left = jnp.matmul(inverse, M, precision=PRECISION)
     whole = jnp.matmul(left, jnp.swapaxes(inverse, 1, 2), precision=PRECISION)
     lost = _norm(whole - identity[None])
     diagonal = jnp.sqrt(jnp.maximum(jnp.diagonal(M, axis1=1, axis2=2), 0))
-    eta = _norm(inverse * inverse_spread[None, None, :])
+    eta = _norm(inverse * jnp.linalg.norm(basis, axis=0)[None, None, :])
     hidden = 4 * gamma(d, dtype) * eta * jnp.sqrt(traces)
     lost = lost + hidden * _norm(inverse * diagonal[:, None, :])
-    F = jnp.tril(inverse) / jnp.sqrt(1 + lost)[:, None, None]
+    F = jnp.tril(inverse)
     sound = jnp.all(jnp.isfinite(F), axis=(1, 2)) & jnp.isfinite(lost)
-    F = jnp.where(sound[:, None, None], F, 0)
-    product = partial(jnp.einsum, precision=PRECISION)
-    G = product("kab,kac->kbc", F, F)
-    Fm = product("kab,kb->ka", F, m)
-    Gm = product("kab,ka->kb", F, Fm)
-    square = jnp.sum(jnp.square(Fm), axis=1)
-    first, second = np.triu_indices(r)
-    twice = jnp.asarray(np.where(first == second, 1, 2), dtype)
-    keep = 1 - TAU
-    own, sum_ = gamma(r * (r + 3) // 2 + 4, dtype), 2 * gamma(r, dtype)
-    size, energy = _norm(G), jnp.sum(jnp.square(F), axis=(1, 2))
-    long = jnp.linalg.norm(m, axis=1)
-    bends = (gamma(d, dtype) * eta) ** 2 * 2 / TAU
-    constant = own * square + sum_ * energy * long**2
-    constant = constant + bends * jnp.sum(jnp.square(e), axis=1)
-    linear = 2 * (own * jnp.linalg.norm(Gm, axis=1) + sum_ * energy * long)
-    quadratic = own * size + sum_ * energy
-    coefficients = jnp.concatenate(
-        [
-            keep * G[:, first, second] * twice[None, :],
-            -2 * keep * Gm,
-            (keep * square - constant)[:, None],
-            -quadratic[:, None],
-            -linear[:, None],
-            -jnp.where(sound, bends, 0)[:, None],
-        ],
-        axis=1,
-    )
-    margin = constant + long * (linear + quadratic * long)
-    return Bounds(shared, coefficients, margin)
+    return jnp.where(sound[:, None, None], F, 0), jnp.where(sound, lost, jnp.inf), eta
 
 
 def _norm(matrices: Float[Array, "k r s"]) -> Float[Array, " k"]:

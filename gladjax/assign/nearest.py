@@ -110,6 +110,23 @@ def _nearest(
     return assigned(mixture, bounds, features, start=start, limit=limit)
 
 
+def by_images(
+    addends: Float[Array, "k h"], num_samples: int
+) -> tuple[Float[Array, "k c"], int]:
+    """Repeats what holds at the positions of an image for a chunk of whole images.
+
+    Args:
+      addends: A column for each position.
+      num_samples: Samples in all, of whole images.
+
+    Returns:
+      A column for each sample of a chunk, and their number.
+    """
+    period = addends.shape[1]
+    images = max(1, min(devices.sizes().chunk, num_samples) // period)
+    return jnp.tile(addends, (1, images)), period * images
+
+
 def assigned(
     mixture: GaussianMixture,
     bounds: Bounds,
@@ -127,40 +144,25 @@ def assigned(
       features: Samples.
       start: A guess for each sample, -1 for none.
       limit: Costs above which a component is of no interest.
-      addends: What a component adds to the distance, a column for each of ``h``
-        samples, of which there are whole periods; by default the `constants`.
+      addends: What a component adds to the distance, a column for each position; the
+        samples are whole images of so many positions. By default the `constants`.
 
     Returns:
       Labels, costs, and how they came about.
     """
     n, dtype = features.shape[0], features.dtype
     fixed = constants(mixture)[:, None] if addends is None else addends
-    period = fixed.shape[1]
-    chunk = min(devices.sizes().chunk, max(n, 1))
-    if period > 1:
-        chunk = period
-    count = -(-n // chunk)
-    nothing = (
-        jnp.full((n,), -1, jnp.int32),
-        jnp.full((n,), jnp.inf, dtype) if limit is None else jnp.asarray(limit),
-        jnp.zeros((n,), dtype),
-        jnp.zeros((2,), dtype),
-    )
+    chunk = devices.sizes().chunk
+    if addends is not None:
+        fixed, chunk = by_images(addends, n)
+    if n == 0:
+        nothing = jnp.zeros((0,), dtype)
+        return nothing.astype(jnp.int32), nothing, AssignInfo(nothing, *jnp.zeros(2))
 
-    def visit(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        labels, costs, margins, counts = carry
-        # The last chunk overlaps the one before; what it repeats is the same.
-        first = jnp.minimum(i * chunk, n - chunk)
-        cut = partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=chunk)
-        given = None if limit is None else cut(jnp.asarray(limit))
-        found = search(
-            mixture,
-            bounds,
-            cut(features),
-            fixed,
-            guess=None if start is None else cut(jnp.asarray(start)),
-            limit=given,
-        )
+    def visit(
+        x: Array, guess: Array | None, given: Array | None
+    ) -> tuple[tuple[Array, Array, Array], Array]:
+        found = search(mixture, bounds, x, fixed, guess=guess, limit=given)
         cost, label = least(found.exact)
         label = jnp.where(jnp.isfinite(cost), label, -1)
         if given is not None:
@@ -171,16 +173,9 @@ def assigned(
         rest = jnp.minimum(jnp.min(found.low, axis=0), jnp.min(others, axis=0))
         margin = jnp.where(label >= 0, rest - cost, 0)
         seen = jnp.stack([found.survivors, found.evaluated]).astype(dtype)
-        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
-        return (
-            put(labels, label),
-            put(costs, cost),
-            put(margins, margin),
-            counts + seen,
-        )
+        return (label, cost, margin), seen
 
-    labels, costs, margins, counts = jax.lax.fori_loop(0, count, visit, nothing)
-    counts = counts / max(n, 1)
-    return labels, costs, AssignInfo(margins, counts[0], counts[1])
-
-
+    guess = None if start is None else jnp.asarray(start, jnp.int32)
+    most = None if limit is None else jnp.asarray(limit, dtype)
+    found, counts = devices.in_chunks(visit, (features, guess, most), chunk)
+    return found[0], found[1], AssignInfo(found[2], *(counts / n))

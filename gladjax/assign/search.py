@@ -87,15 +87,20 @@ def search(
     low = low - 2 * jnp.finfo(low.dtype).eps * jnp.abs(low)
     low = jnp.where(jnp.isfinite(addends) & sound[None, :], low, jnp.inf)
     best = jnp.full(sound.shape, jnp.inf, low.dtype) if limit is None else limit
+    exact = jnp.full_like(low, jnp.inf)
+    if bounds.precise is not None:
+        exact = jnp.where(bounds.precise[:, None], low, jnp.inf)
+        best = jnp.minimum(best, jnp.min(exact, axis=0))
+        low = jnp.where(bounds.precise[:, None], jnp.inf, low)
     first = least(low)[1]
     if guess is not None:
         at = jnp.take_along_axis(low, jnp.maximum(guess, 0)[None, :], axis=0)[0]
         first = jnp.where((guess >= 0) & jnp.isfinite(at), guess, first)
     own = jnp.arange(low.shape[1], dtype=jnp.int32)
-    hopeful = low[first, own] <= best
+    hopeful = low[first, own] <= best + reach
     hopeful &= jnp.isfinite(low[first, own])
     zero = jnp.zeros((), jnp.int32)
-    start = Found(jnp.full_like(low, jnp.inf), low, best, zero, zero)
+    start = Found(exact, low, best, zero, zero)
     every = addends.shape[1] > 1
 
     def take(state: Found, owner: Array, component: Array) -> Found:
@@ -166,7 +171,7 @@ def listed(mask: Bool[Array, "k c"], size: int) -> tuple[Array, Array]:
     counts = jnp.sum(grouped, axis=1, dtype=jnp.int32)
     ends = jnp.cumsum(counts, dtype=jnp.int32)
     place = jnp.arange(size, dtype=jnp.int32)
-    at = jnp.searchsorted(ends, place, side="right").astype(jnp.int32)
+    at = jnp.searchsorted(ends, place, side="right", method="scan_unrolled").astype(jnp.int32)
     at = jnp.minimum(at, grouped.shape[0] - 1)
     rank = place - (ends - counts)[at]
     # The place of the rank-th pair of its group: how many running counts are not above.

@@ -24,7 +24,9 @@ from gladjax.detector.fitting import fit_info as fit_info
 from gladjax.detector.inference import align_image as align_image
 from gladjax.detector.inference import features as features
 from gladjax.detector.inference import log_maps as log_maps
+from gladjax.detector.inference import run as run
 from gladjax.detector.inference import score as score
+from gladjax.detector.inference import score_batch as score_batch
 from gladjax.detector.inference import summarise as summarise
 from gladjax.detector.model import Aligned as Aligned
 from gladjax.detector.model import Detector as Detector
@@ -52,7 +54,9 @@ __all__ = [
     "fit",
     "fit_info",
     "log_maps",
+    "run",
     "score",
+    "score_batch",
     "summarise",
     "update",
 ]

@@ -1,18 +1,18 @@
 """Scoring one image: align, extract, read off the map, summarise."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from gladjax import align, masks, scoring
+from gladjax import align, devices, masks, scoring
 from gladjax import backbone as backbones
 from gladjax import features as extraction
 from gladjax.backbone import Backbone
-from gladjax.detector.model import Aligned, Detector, Image, Scored
+from gladjax.detector.model import Aligned, Detector, Image, Images, Layer, Scored
 from gladjax.mixture import AnyArray
 
 
@@ -41,9 +41,64 @@ def align_image(detector: Detector, image: Image) -> Aligned:
     return Aligned(np.asarray(warped), np.asarray(valid), np.asarray(transform), info)
 
 
+def score(
+    detector: Detector, image: Image, *, shape: tuple[int, int] | None = None
+) -> Scored:
+    """Says how anomalous an image is, and where.
+
+    Args:
+      detector: The detector.
+      image: RGB image, 0 to 255, of any size.
+      shape: Height and width of the heat map; the image's by default.
+
+    Returns:
+      Score, maps and alignment.
+    """
+    return score_batch(detector, [image], shape=shape)[0]
+
+
+def score_batch(
+    detector: Detector, images: Images, *, shape: tuple[int, int] | None = None
+) -> list[Scored]:
+    """Says how anomalous several images are, and where, by one program.
+
+    Args:
+      detector: The detector.
+      images: RGB images, 0 to 255, of any sizes. A program is compiled for each number
+        of images, so batches of one size are best.
+      shape: Height and width of the heat maps; each image's own by default.
+
+    Returns:
+      Scores, maps and alignments, in order.
+    """
+    if not len(images):
+        return []
+    aligned = [align_image(detector, image) for image in images]
+    batch = backbones.preprocess(detector.backbone, [one.image for one in aligned])
+    maps = run(detector.backbone, detector.layers, batch)
+    shapes = [tuple(image.shape[:2]) if shape is None else shape for image in images]
+    return _scored(detector, maps, aligned, shapes)
+
+
+def features(
+    detector: Detector, aligned: Aligned
+) -> dict[str, Float[np.ndarray, "_h _w _d"]]:
+    """Extracts the feature maps of one image in the frame of the detector.
+
+    Args:
+      detector: The detector.
+      aligned: The image, from `align_image`.
+
+    Returns:
+      Feature maps per layer.
+    """
+    maps = extraction.extract_batches(detector.backbone, [aligned.image], batch_size=1)
+    return {name: value[0] for name, value in maps.items()}
+
+
 def log_maps(
     detector: Detector, maps: Mapping[str, Float[AnyArray, "_h _w _d"]]
-) -> dict[str, Float[AnyArray, "_h _w"]]:
+) -> dict[str, Float[Array, "_h _w"]]:
     """Returns the log-probability map of every layer of one image.
 
     Args:
@@ -78,77 +133,90 @@ def summarise(
     Returns:
       Score and maps.
     """
-    settings, size = detector.settings, tuple(detector.backbone.image_size)
-    counted = np.asarray(detector.mask) & aligned.valid
-    whole, mask, score, heat = _finish(
-        tuple(jnp.asarray(m) for m in maps.values()),
-        counted,
-        settings.quantile,
-        settings.sigma,
-        size,
+    stacked = tuple(jnp.asarray(one)[None] for one in maps.values())
+    return _scored(detector, stacked, [aligned], [shape])[0]
+
+
+def _scored(
+    detector: Detector,
+    maps: tuple[Float[Array, "n _h _w"], ...],
+    aligned: list[Aligned],
+    shapes: Sequence[tuple[int, int]],
+) -> list[Scored]:
+    whole, mask, scores, heats = _summarise(
+        maps,
+        np.asarray(detector.mask)[None] & np.stack([one.valid for one in aligned]),
+        detector.settings.quantile,
+        detector.settings.sigma,
+        tuple(detector.backbone.image_size),
     )
-    if detector.reference is not None:
-        back = align.inverse(jnp.asarray(aligned.transform))
-        calm = jnp.min(heat)
-        heat, known = align.warp(heat, back, size)
-        heat = jnp.where(known, heat, calm)
-    return Scored(
-        score=float(score),
-        log_map=np.asarray(whole),
-        mask=np.asarray(mask),
-        heat_map=np.asarray(scoring.upsample(heat, shape)),
-        alignment=aligned,
+    whole, mask, scores = (np.asarray(part) for part in (whole, mask, scores))
+    return [
+        Scored(
+            score=float(scores[i]),
+            log_map=whole[i],
+            mask=mask[i],
+            heat_map=_placed(detector, aligned[i], heats[i], shapes[i]),
+            alignment=aligned[i],
+        )
+        for i in range(len(aligned))
+    ]
+
+
+@jax.jit
+def run(
+    backbone: Backbone, layers: dict[str, Layer], batch: Float[AnyArray, "n h w 3"]
+) -> tuple[Float[Array, "n _h _w"], ...]:
+    """Returns the log-probability maps of all layers, of several images.
+
+    Args:
+      backbone: The network.
+      layers: What is known of its layers.
+      batch: Preprocessed images.
+
+    Returns:
+      The maps, each layer on its own grid.
+    """
+    together = devices.sizes().together
+    extract = extraction.extract if together else extraction.extract_each
+    maps = extract(backbone, batch)
+    return tuple(
+        scoring.log_prob_maps(layer.mixture, layer.prepared, maps[name])
+        for name, layer in layers.items()
     )
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _finish(
+def _summarise(
     maps: tuple[Array, ...],
-    counted: Array,
+    counted: Bool[Array, "n h w"],
     quantile: float,
     sigma: float,
     size: tuple[int, int],
 ) -> tuple[Array, Array, Array, Array]:
-    """Returns the sum of the log-maps, its mask, the score and the heat map."""
-    whole = scoring.aggregate(maps)
-    mask = masks.to_grid(counted, (whole.shape[0], whole.shape[1]))
-    score = scoring.image_score(whole, mask, q=quantile)
-    return whole, mask, score, scoring.heat_map(whole, mask, size, sigma=sigma)
+    """Returns sums of the log-maps, their masks, scores and heat maps."""
+
+    def one(parts: tuple[Array, ...], counted: Array) -> tuple[Array, ...]:
+        whole = scoring.aggregate(parts)
+        mask = masks.to_grid(counted, (whole.shape[0], whole.shape[1]))
+        score = scoring.image_score(whole, mask, q=quantile)
+        return whole, mask, score, scoring.heat_map(whole, mask, size, sigma=sigma)
+
+    if devices.sizes().together:
+        return jax.vmap(one)(maps, counted)
+    return jax.lax.map(lambda parts: one(*parts), (maps, counted))
 
 
-def score(
-    detector: Detector, image: Image, *, shape: tuple[int, int] | None = None
-) -> Scored:
-    """Says how anomalous an image is, and where.
-
-    Args:
-      detector: The detector.
-      image: RGB image, 0 to 255, of any size.
-      shape: Height and width of the heat map; the image's by default.
-
-    Returns:
-      Score, maps and alignment.
-    """
-    aligned = align_image(detector, image)
-    maps = features(detector, aligned)
-    shape = tuple(image.shape[:2]) if shape is None else shape
-    return summarise(detector, log_maps(detector, maps), aligned, shape)
-
-
-def features(
-    detector: Detector, aligned: Aligned
-) -> dict[str, Float[np.ndarray, "_h _w _d"]]:
-    """Extracts the feature maps of one image in the frame of the detector.
-
-    Args:
-      detector: The detector.
-      aligned: The image, from `align_image`.
-
-    Returns:
-      Feature maps per layer.
-    """
-    maps = extraction.extract_batches(detector.backbone, [aligned.image], batch_size=1)
-    return {name: value[0] for name, value in maps.items()}
+def _placed(
+    detector: Detector, aligned: Aligned, heat: Array, shape: tuple[int, int]
+) -> Float[np.ndarray, "_h _w"]:
+    """Returns a heat map in the frame and the size of its image."""
+    if detector.reference is not None:
+        back = align.inverse(jnp.asarray(aligned.transform))
+        calm = jnp.min(heat)
+        heat, known = align.warp(heat, back, tuple(detector.backbone.image_size))
+        heat = jnp.where(known, heat, calm)
+    return np.asarray(scoring.upsample(heat, shape))
 
 
 def resized(backbone: Backbone, image: Image) -> np.ndarray:

@@ -10,9 +10,8 @@ of the sum inside the mask.
 
 A logarithm of a sum needs only the terms near the largest one: components more than
 `RANGE` above the least cost (20 nats, in float64 40) are left out, with an error below
-``k e^-20``. The bounds of `gladjax.assign` find those that remain; on a CPU this runs
-in compiled kernels. Inside a trace or on an accelerator every active component is
-computed (`gladjax.scoring.routed`).
+``k e^-20``. The search of `gladjax.assign` finds those that remain; where few features
+make its bounds the costs themselves, they are one matrix product.
 
 Notation: ``h w`` the map, ``d`` features, ``k`` components, ``q`` the quantile.
 
@@ -23,11 +22,10 @@ Reference: Artola et al., "GLAD", WACV 2023, Section 3.3.
 """
 
 from gladjax.scoring.maps import RANGE as RANGE
+from gladjax.scoring.maps import Prepared as Prepared
 from gladjax.scoring.maps import log_prob_map as log_prob_map
-from gladjax.scoring.prepared import Prepared as Prepared
-from gladjax.scoring.prepared import prepare as prepare
-from gladjax.scoring.routed import pair_blocks as pair_blocks
-from gladjax.scoring.routed import routed_map as routed_map
+from gladjax.scoring.maps import log_prob_maps as log_prob_maps
+from gladjax.scoring.maps import prepare as prepare
 from gladjax.scoring.summary import aggregate as aggregate
 from gladjax.scoring.summary import heat_map as heat_map
 from gladjax.scoring.summary import image_score as image_score
@@ -41,9 +39,8 @@ __all__ = [
     "heat_map",
     "image_score",
     "log_prob_map",
-    "pair_blocks",
+    "log_prob_maps",
     "prepare",
-    "routed_map",
     "smooth",
     "upsample",
 ]

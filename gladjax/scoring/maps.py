@@ -1,24 +1,62 @@
 """The log-probability of every position of a map."""
 
 import math
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-from gladjax import assign
-from gladjax.kernels import mixing, stage
+from gladjax import assign, devices
+from gladjax.assign import Bounds
 from gladjax.mixture import AnyArray, GaussianMixture
-from gladjax.scoring.prepared import Prepared, prepare
-from gladjax.scoring.routed import pair_blocks, routed_map
 from gladjax.weights import LocalWeights
 
 # Costs (twice the nats) above the least one at which a component is left out.
-RANGE = {np.dtype(np.float32): 40.0, np.dtype(np.float64): 80.0}
-NARROW = 160  # Up to this many features full costs are computed position by position.
-_routed_map = jax.jit(routed_map)
-STAGE = 24  # Leading coordinates that every active component is looked at in.
+RANGE = {jnp.dtype("float32"): 40.0, jnp.dtype("float64"): 80.0}
+
+
+class Prepared(NamedTuple):
+    """A layer made ready for scoring.
+
+    Attributes:
+      bounds: Bounds of the distances, in the principal axes of the means; where they
+        take all coordinates, without a margin: the distances themselves.
+      addends: What each component adds to the distance at each position,
+        ``log|Sigma_k| - 2 log pi_k(x)``, infinite where it is not active.
+    """
+
+    bounds: Bounds
+    addends: Float[Array, "k p"]
+
+
+@jax.jit
+def prepare(mixture: GaussianMixture, local_weights: LocalWeights) -> Prepared:
+    """Prepares a layer for repeated scoring.
+
+    Args:
+      mixture: The mixture.
+      local_weights: Its local weights.
+
+    Returns:
+      Bounds and addends.
+    """
+    mixture = jax.tree.map(jnp.asarray, mixture)
+    starts = jnp.asarray(local_weights.starts)
+    component = jnp.asarray(local_weights.components).astype(jnp.int32)
+    entry = jnp.arange(component.shape[0], dtype=starts.dtype)
+    owner = jnp.searchsorted(starts, entry, side="right", method="scan_unrolled") - 1
+    positions = local_weights.shape[0] * local_weights.shape[1]
+    k, d = mixture.means.shape
+    addends = jnp.full((k, positions), jnp.inf, mixture.means.dtype)
+    own = mixture.log_dets[component] - 2 * jnp.asarray(local_weights.log_weights)
+    axes = assign.coordinates(mixture.means)
+    whole = axes.basis.shape[1] == d
+    return Prepared(
+        bounds=assign.prepare(mixture, axes, margin=not whole),
+        addends=addends.at[component, owner].set(own),
+    )
 
 
 def log_prob_map(
@@ -27,24 +65,23 @@ def log_prob_map(
     features: Float[AnyArray, "h w d"],
     *,
     prepared: Prepared | None = None,
-    backend: str = "auto",
-) -> Float[AnyArray, "h w"]:
-    """Returns the log-probability of every position.
+) -> Float[Array, "h w"]:
+    """Returns the log-probability of every position (Section 3.3).
+
+    Runs eagerly, under ``jit`` and ``vmap``; differentiable with respect to the
+    features.
 
     Args:
       mixture: The mixture of the layer.
       local_weights: Its local weights, of the same map size.
       features: Feature map of one image.
       prepared: What `prepare` makes of these two, if it is at hand.
-      backend: ``"numba"``, ``"jax"``, or ``"auto"``: Numba outside of a trace and on a
-        CPU, JAX inside of a trace and on accelerators.
 
     Returns:
-      ``log p(x)`` in nats, a NumPy array from Numba and a JAX array from JAX.
+      ``log p(x)`` in nats; NaN where a feature is not finite.
 
     Raises:
-      ValueError: If the map size or the number of features does not fit, the backend
-        is none of these, or Numba is asked for in a trace.
+      ValueError: If the map size or the number of features does not fit.
     """
     if features.ndim != 3 or features.shape[:2] != local_weights.shape:
         raise ValueError(
@@ -56,111 +93,102 @@ def log_prob_map(
             f"{features.shape[2]} features, but the mixture has "
             f"{mixture.means.shape[1]}"
         )
-    arrays = (mixture, local_weights, features)
-    if assign.uses_jax(backend, arrays):
-        blocks = None if prepared is None else prepared.blocks
-        inside = assign.traced(arrays)
-        if blocks is None and not inside:
-            blocks = pair_blocks(local_weights, mixture.means.shape[0])
-        program = routed_map if inside else _routed_map
-        return program(mixture, local_weights, jnp.asarray(features), blocks=blocks)
-    mixture, local_weights = jax.tree.map(np.asarray, (mixture, local_weights))
-    prepared = prepare(mixture, local_weights) if prepared is None else prepared
-    return _sparse_map(mixture, local_weights, np.asarray(features), prepared)
+    if prepared is None:
+        prepared = prepare(mixture, local_weights)
+    return log_prob_maps(mixture, prepared, jnp.asarray(features)[None])[0]
 
 
-def _sparse_map(
+@jax.jit
+def log_prob_maps(
+    mixture: GaussianMixture, prepared: Prepared, features: Float[AnyArray, "m h w d"]
+) -> Float[Array, "m h w"]:
+    """Returns the log-probability of every position of several images.
+
+    Args:
+      mixture: The mixture of the layer.
+      prepared: From `prepare`.
+      features: Feature maps.
+
+    Returns:
+      ``log p(x)`` in nats, image by image.
+    """
+    mixture = jax.tree.map(jnp.asarray, mixture)
+    m, h, w, d = features.shape
+    samples = jnp.asarray(features).astype(mixture.means.dtype).reshape(-1, d)
+    fixed, chunk = prepared.addends, h * w
+    if devices.sizes().together:
+        fixed, chunk = assign.by_images(fixed, samples.shape[0])
+
+    def visit(own: Array) -> tuple[Array, tuple[()]]:
+        return log_densities(mixture, prepared.bounds, fixed, own), ()
+
+    return devices.in_chunks(visit, (samples,), chunk)[0].reshape(m, h, w)
+
+
+@jax.custom_jvp
+def log_densities(
     mixture: GaussianMixture,
-    local: LocalWeights,
-    features: np.ndarray,
-    prepared: Prepared,
-) -> np.ndarray:
-    h, w, d = features.shape
-    samples = features.reshape(h * w, d).astype(mixture.means.dtype, copy=False)
-    bounds = prepared.bounds
-    y = stage.project(samples, bounds.centre, bounds.basis, 32)
-    exact = y.shape[1] == d  # Then the bound is the cost but for its slack.
-    rank = d if exact else min(STAGE, y.shape[1])
-    low = stage.first_rows(
-        np.ascontiguousarray(y.T),
-        prepared.entries,
-        prepared.places,
-        prepared.tasks,
-        bounds.means,
-        bounds.rows,
-        prepared.addends,
-        rank,
-        y.dtype.type(1 / (1 - assign.SLACK[y.dtype]) if exact else 1),
-    )
-    if exact:
-        logs = mixing.log_sum_of_costs(local.starts, low, RANGE[y.dtype], 32)
-    elif d <= NARROW:
-        logs = mixing.log_sum(
-            samples,
-            y,
-            local.starts,
-            local.components,
-            prepared.addends,
-            low,
-            rank,
-            bounds.means,
-            bounds.rows,
-            mixture.means,
-            mixture.rows,
-            mixture.variances,
-            mixture.offsets,
-            mixture.ranks,
-            mixture.noise,
-            RANGE[y.dtype],
-            assign.RAISE[y.dtype],
-            32,
-        )
-    else:
-        logs = _grouped(mixture, local, samples, y, low, rank, prepared)
-    out = logs - 0.5 * d * math.log(2 * math.pi)
-    return out.reshape(h, w).astype(mixture.means.dtype)
+    bounds: Bounds,
+    addends: Float[Array, "k c"],
+    samples: Float[Array, "c d"],
+) -> Float[Array, " c"]:
+    """Returns the log-density of samples under weights of their own.
+
+    Args:
+      mixture: The mixture.
+      bounds: Its bounds.
+      addends: What each component adds to the distance, for each sample.
+      samples: The samples.
+
+    Returns:
+      ``logsumexp_k [log pi_k + log N(u; mu_k, Sigma_k)]``.
+    """
+    d = samples.shape[1]
+    return log_sums(costs(mixture, bounds, addends, samples)) - _constant(d)
 
 
-def _grouped(
+def _constant(d: int) -> float:
+    return 0.5 * d * math.log(2 * math.pi)
+
+
+def costs(
     mixture: GaussianMixture,
-    local: LocalWeights,
-    samples: np.ndarray,
-    y: np.ndarray,
-    low: np.ndarray,
-    rank: int,
-    prepared: Prepared,
-) -> np.ndarray:
-    """Computes full costs component by component: wide rows are read but once."""
-    n, dtype = len(samples), y.dtype
-    first = mixing.least(local.starts, low, 32)
+    bounds: Bounds,
+    addends: Float[Array, "k c"],
+    samples: Float[Array, "c d"],
+) -> Float[Array, "k c"]:
+    """Returns the costs within reach of the least, and perhaps others.
 
-    def cost(owner: np.ndarray, entry: np.ndarray) -> np.ndarray:
-        component = local.components[entry]
-        distance = assign.pair_costs(
-            mixture, samples, owner, component, constants=mixture.log_dets
-        )
-        return distance - 2 * local.log_weights[entry]
+    Args:
+      mixture: The mixture.
+      bounds: Its bounds.
+      addends: What each component adds to the distance, for each sample.
+      samples: The samples.
 
-    everywhere = np.arange(n, dtype=np.int32)
-    likely = cost(everywhere, first)
-    slack = assign.RAISE[dtype] + 10 * np.finfo(dtype).eps * np.abs(likely)
-    kept = mixing.survivors(
-        y,
-        local.starts,
-        local.components,
-        prepared.addends,
-        low,
-        rank,
-        prepared.bounds.means,
-        prepared.bounds.rows,
-        likely + slack.astype(dtype) + dtype.type(RANGE[dtype]),
-        first,
-        32,
-    )
-    entry = np.flatnonzero(kept)
-    owner = np.concatenate([everywhere, prepared.owners[entry]])
-    values = np.concatenate([likely, cost(owner[n:], entry)])
-    least = likely.copy()
-    np.minimum.at(least, owner, values)
-    terms = np.exp(-0.5 * (values - least[owner]).astype(np.float64))
-    return np.log(np.bincount(owner, terms, minlength=n)) - 0.5 * least
+    Returns:
+      Costs, infinite where not computed.
+    """
+    reach = RANGE[samples.dtype]
+    return assign.search(mixture, bounds, samples, addends, reach=reach).exact
+
+
+def log_sums(values: Float[Array, "k c"]) -> Float[Array, " c"]:
+    """Returns ``log sum_k exp(-cost / 2)`` of each column."""
+    best = jnp.min(values, axis=0)
+    safe = jnp.where(jnp.isfinite(best), best, 0)
+    total = jnp.sum(jnp.exp(0.5 * (safe[None, :] - values)), axis=0)
+    return jnp.log(total) - 0.5 * safe
+
+
+@partial(log_densities.defjvp, symbolic_zeros=True)
+def _log_densities_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """The derivative with respect to the samples, the only one there is."""
+    mixture, bounds, addends, samples = primals
+    zero = jax.custom_derivatives.SymbolicZero
+    if not all(type(t) is zero for t in jax.tree.leaves(tangents[:3])):
+        raise ValueError("log-densities are differentiable in the features only")
+    values = costs(mixture, bounds, addends, samples)
+    shares = jax.nn.softmax(-0.5 * values, axis=0)
+    slopes = assign.slopes(mixture, samples, shares)
+    rate = jnp.sum(slopes * tangents[3], axis=1)
+    return log_sums(values) - _constant(samples.shape[1]), rate

@@ -34,7 +34,7 @@ def fit(  # noqa: PLR0913 - as `kmle.fit`
     min_count: int = 2,
     shrinkage: Shrinkage = covariance.oas,
     seed: Seeding = seeding.kmeans_plus_plus,
-    nearest: Nearest = assign.dense,
+    nearest: Nearest = assign.nearest,
     monitor: Callable[[Snapshot], None] | None = None,
     resume: Snapshot | None = None,
 ) -> tuple[GaussianMixture, KMLEInfo]:
@@ -51,7 +51,7 @@ def fit(  # noqa: PLR0913 - as `kmle.fit`
       min_count: Components of fewer samples are dropped.
       shrinkage: Shrinkage intensity.
       seed: Draws the centres.
-      nearest: `assign.dense`, or `assign.pruned` where components and features are
+      nearest: `assign.nearest`, or `assign.pruned` where components and features are
         many.
       monitor: Called after every step.
       resume: A snapshot of an interrupted fit of the same samples and options.

@@ -11,9 +11,8 @@ Means and covariances stay as they are; every position ``x`` gets weights of its
 The weights are counts, and mostly 0: about a tenth of the components is active at a
 position. They are kept as a sparse list per position.
 
-Only the weights change from step to step, so the costs without weights are computed
-once, for the few components per sample that any weights could make the winner; the
-bounds of `gladjax.assign` rule out the others.
+Every step is one exact assignment (`gladjax.assign`) with weights that depend on the
+position in place of the global ones.
 
 Notation: ``m`` images, ``h w`` positions, ``k`` components, ``r`` the radius.
 
@@ -38,6 +37,7 @@ from gladjax.weights.local import counts as counts
 from gladjax.weights.local import dense as dense
 from gladjax.weights.local import disc as disc
 from gladjax.weights.local import label_counts as label_counts
+from gladjax.weights.local import listed as listed
 from gladjax.weights.local import uniform as uniform
 
 __all__ = [
@@ -51,5 +51,6 @@ __all__ = [
     "fit",
     "fit_info",
     "label_counts",
+    "listed",
     "uniform",
 ]

@@ -1,15 +1,21 @@
-"""Fitting local weights: assignments under changing weights, costs computed once."""
+"""Fitting local weights: assignments under changing weights (Eqs. 10-12)."""
 
 import math
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import assign
+from gladjax import assign, iteration
+from gladjax.assign import Bounds
+from gladjax.iteration import Row
 from gladjax.mixture import AnyArray, GaussianMixture
-from gladjax.weights.local import LabelCounts, LocalWeights, dense, disc, shares
+from gladjax.weights.local import LabelCounts, LocalWeights, counts, disc, listed
+
+SLICE = 1 << 27  # Numbers of a slice of feature maps that stay on the host.
 
 
 class WeightsInfo(NamedTuple):
@@ -97,7 +103,7 @@ def fit_info(
     Raises:
       ValueError: If shapes or options do not fit.
     """
-    offsets = disc(radius)
+    disc(radius)  # Refuses a radius that cannot be.
     if features.ndim != 4 or features.shape[3] != mixture.means.shape[1]:
         raise ValueError(
             f"features must be of shape (m, h, w, {mixture.means.shape[1]}), "
@@ -114,154 +120,137 @@ def fit_info(
         raise ValueError(f"prior must be 0 or more and finite, not {prior}")
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
-    mixture = jax.tree.map(np.asarray, mixture)
-    samples = np.asarray(features).reshape(m * h * w, d)
-    used = np.ones(m * h * w, bool) if valid is None else np.asarray(valid).ravel()
-
-    def spread(labels: np.ndarray) -> np.ndarray:
-        """Returns the labels on the map, -1 where not valid."""
-        out = np.full(m * h * w, -1, np.int32)
-        out[used] = labels
-        return out.reshape(m, h, w)
-
-    def weigh(labels: np.ndarray) -> LocalWeights:
-        return shares(spread(labels), mixture, offsets, prior=prior, before=before)
-
-    place = np.tile(np.arange(h * w, dtype=np.int32), m)
-    most = (m + _earlier(before)) * len(offsets) + math.ceil(prior)
-    race = _Race(mixture, samples, used, place, most)
-    likelihoods, moves = [race.likelihood], [0]
-    local = weigh(race.labels)
-    converged = False
-    for _ in range(1, max_steps):
-        labels, likelihood, moved = race.step(local)
-        local = weigh(labels)
-        likelihoods.append(likelihood)
-        moves.append(moved)
-        last = likelihoods[-2]
-        converged = abs(likelihood - last) <= tolerance * abs(last)
-        if converged:
-            break
-    info = WeightsInfo(
-        log_likelihood=np.asarray(likelihoods),
-        moved=np.asarray(moves),
-        labels=spread(race.labels),
-        converged=bool(converged),
+    mixture = jax.tree.map(jnp.asarray, mixture)
+    used = np.ones((m, h, w), bool) if valid is None else np.asarray(valid)
+    steps = _Steps(mixture, features, used, (radius, prior, before))
+    state, history, converged = iteration.iterate(
+        steps,
+        (None, steps.everywhere()),
+        np.zeros((0, 5)),
+        dimension=d,
+        max_steps=max_steps,
+        tolerance=tolerance,
+        snapshot=lambda state: {"labels": state[0]},
     )
-    return local, info
+    labels, weights = state
+    moved = history[:, 2].astype(np.int64)
+    moved[0] = 0
+    info = WeightsInfo(
+        log_likelihood=history[:, 0],
+        moved=moved,
+        labels=np.asarray(labels).reshape(m, h, w),
+        converged=converged,
+    )
+    shaped = np.asarray(weights).T.reshape(h, w, -1)
+    return listed(shaped, np.dtype(mixture.means.dtype)), info
 
 
-def _earlier(before: LabelCounts | None) -> int:
-    """Returns the largest number of samples at a position."""
-    if before is None or not len(before.places):
-        return 0
-    return int(np.bincount(before.places, before.amounts).max())
-
-
-class _Race:
-    """Successive assignments under changing weights, from lists made once.
-
-    The weight of a sample's own label is at least one over the samples in a window (the
-    prior's included), so with ``W = 2 log(samples)`` a component can beat the label
-    ``z`` of a sample only if its cost without weights is below that of ``z`` plus
-    ``W``. These components are listed
-    once, with their costs; a step looks up weights and nothing else. Should a label's
-    cost ever exceed what its list is complete to, the list is extended.
-    """
+class _Steps:
+    """One step: assign under the weights at hand, then count."""
 
     def __init__(
         self,
         mixture: GaussianMixture,
-        samples: np.ndarray,
+        features: AnyArray,
         used: np.ndarray,
-        place: np.ndarray,
-        most: int,
+        options: tuple[float, float, LabelCounts | None],
     ) -> None:
-        """Makes the first assignment, by the global weights, and the lists."""
-        self._mixture, self._samples = mixture, samples
-        self._used, self._place = np.flatnonzero(used), place[used]
-        self._range = 2 * math.log(max(most, 1)) + 1e-3
-        marginals = assign.bounds(mixture, assign.principal_axes(samples, valid=used))
-        alive = np.isfinite(mixture.log_weights)
-        plain = np.where(alive, mixture.log_dets, np.inf).astype(mixture.means.dtype)
-        self._plain = marginals._replace(constants=plain)
-        n = len(self._used)
-        self.labels = np.empty(n, np.int32)
-        self._complete = np.empty(n)
-        total, lists = 0.0, []
-        for first in range(0, n, assign.CHUNK):
-            part = slice(first, min(first + assign.CHUNK, n))
-            x = np.asarray(samples[self._used[part]])
-            labels, cost, _ = assign.nearest_info(mixture, x, marginals=marginals)
-            total += float(cost.sum(dtype=np.float64))
-            base = cost + 2 * mixture.log_weights[labels]
-            self.labels[part] = labels
-            self._complete[part] = base + self._range
-            lists.append(self._list(x, np.arange(first, part.stop)))
-        self._owner, self._component, self._base = _joined(lists)
-        self.likelihood = self._likelihood(total)
+        self._mixture, self._features = mixture, features
+        self._used, self._options = used, options
+        m, h, w, d = features.shape
+        self._images = m
+        if not isinstance(features, jax.Array):
+            self._images = max(1, min(m, SLICE // (h * w * d)))
+        some = np.asarray(features[:: max(1, m // 16)]).reshape(-1, d)
+        keep = used[:: max(1, m // 16)].ravel()
+        self._bounds = _prepare(mixture, some, keep if keep.any() else None)
 
-    def _list(
-        self, x: np.ndarray, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Lists the components of some samples up to what must be complete."""
-        y = assign.project(self._plain, x)
-        top = self._complete[rows].astype(y.dtype)
-        owner, component, _, _ = assign.candidates(self._plain, y, top)
-        base = assign.pair_costs(
-            self._mixture, x, owner, component, constants=self._mixture.log_dets
+    def everywhere(self) -> Array:
+        """Returns the global weights at every position."""
+        _, h, w, _ = self._features.shape
+        weights = jnp.exp(self._mixture.log_weights)
+        return jnp.broadcast_to(weights[:, None], (weights.shape[0], h * w))
+
+    def __call__(self, state: tuple[Any, Array]) -> tuple[tuple[Any, Array], Row]:
+        before, weights = state
+        m, h, w, d = self._features.shape
+        found, costs, numbers = [], [], []
+        for first in range(0, m, self._images):
+            part = slice(first, first + self._images)
+            x, used = self._features[part], self._used[part]
+            missing = self._images - len(used)
+            if missing:
+                x = np.pad(x, ((0, missing), (0, 0), (0, 0), (0, 0)))
+                used = np.pad(used, ((0, missing), (0, 0), (0, 0)))
+            start = None if before is None else before[part]
+            if start is not None and missing:
+                start = np.pad(start, ((0, missing), (0, 0)), constant_values=-1)
+            label, cost, seen = _search(
+                self._mixture, self._bounds, weights, x, used, start
+            )
+            found.append(np.asarray(label)[: self._images - missing])
+            costs.append(np.asarray(cost, np.float64).sum())
+            numbers.append(np.asarray(seen, np.float64) * len(x) / m)
+        labels = np.concatenate(found)
+        new = _weigh(
+            self._mixture,
+            jnp.asarray(labels.reshape(m, h, w)),
+            self._options[2],
+            *self._options[:2],
         )
-        near = base <= top[owner]
-        # A label stays in its list, whatever rounding says.
-        near |= component == self.labels[rows][owner]
-        owner, component = rows[owner[near]], component[near]
-        return owner.astype(np.int32), component.astype(np.int32), base[near]
-
-    def _likelihood(self, total: float) -> float:
-        d = self._mixture.means.shape[1]
-        return -0.5 * (total / max(len(self._used), 1) + d * math.log(2 * math.pi))
-
-    def step(self, local: LocalWeights) -> tuple[np.ndarray, float, int]:
-        """Returns labels, log-likelihood and the number of labels that changed."""
-        k = len(self._mixture.means)
-        with np.errstate(divide="ignore"):
-            added = -2 * np.log(dense(local, k).reshape(-1, k))
-        best, winner = self._best(added)
-        short = np.flatnonzero(best > self._complete)
-        if len(short):
-            self._complete[short] = best[short] + self._range
-            keep = ~np.isin(self._owner, short)
-            lists = [(self._owner[keep], self._component[keep], self._base[keep])]
-            for first in range(0, len(short), assign.CHUNK):
-                rows = short[first : first + assign.CHUNK]
-                x = np.asarray(self._samples[self._used[rows]])
-                lists.append(self._list(x, rows))
-            self._owner, self._component, self._base = _joined(lists)
-            best, winner = self._best(added)
-        moved = int(np.sum(winner != self.labels))
-        self.labels = winner
-        return winner, self._likelihood(float(best.sum())), moved
-
-    def _best(self, added: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the least cost of each sample and its (first) component."""
-        place = self._place[self._owner]
-        cost = self._base + added[place, self._component].astype(np.float64)
-        best = np.full(len(self._used), np.inf)
-        np.minimum.at(best, self._owner, cost)
-        wins = np.flatnonzero(cost == best[self._owner])[::-1]
-        winner = self.labels.copy()
-        winner[self._owner[wins]] = self._component[wins]
-        return best, winner
+        moved = labels.size if before is None else int(np.sum(labels != before))
+        survivors, evaluated = np.sum(numbers, axis=0).tolist()
+        alive = len(self._mixture.means)
+        cost = float(np.sum(costs)) / max(int(self._used.sum()), 1)
+        return (labels, new), Row(cost, alive, moved, survivors, evaluated)
 
 
-def _joined(
-    lists: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Joins lists of pairs and sorts them by sample; components stay rising."""
-    if not lists:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0)
-    owner, component, base = (
-        np.concatenate([part[i] for part in lists]) for i in range(3)
+@jax.jit
+def _prepare(mixture: GaussianMixture, features: Array, used: Array | None) -> Bounds:
+    axes = assign.coordinates(features.astype(mixture.means.dtype), valid=used)
+    return assign.prepare(mixture, axes)
+
+
+@jax.jit
+def _search(
+    mixture: GaussianMixture,
+    bounds: Bounds,
+    weights: Float[Array, "k p"],
+    features: Float[Array, "m h w d"],
+    used: Bool[Array, "m h w"],
+    start: Int[Array, "m p"] | None,
+) -> tuple[Int[Array, "m p"], Float[Array, " m"], Float[Array, " 2"]]:
+    """Returns labels, sums of costs image by image, and what was computed (Eq. 10)."""
+    m, h, w, d = features.shape
+    x = features.reshape(m * h * w, d).astype(mixture.means.dtype)
+    limit = jnp.where(used.ravel(), jnp.inf, -jnp.inf).astype(x.dtype)
+    labels, cost, info = assign.assigned(
+        mixture,
+        bounds,
+        x,
+        start=None if start is None else start.ravel(),
+        limit=limit,
+        addends=mixture.log_dets[:, None] - 2 * jnp.log(weights),
     )
-    order = np.argsort(owner, kind="stable")
-    return owner[order], component[order], base[order].astype(np.float64)
+    cost = jnp.where(used.ravel(), cost, 0).reshape(m, h * w)
+    seen = jnp.stack([info.survivors, info.evaluated])
+    return labels.reshape(m, h * w), jnp.sum(cost, axis=1), seen
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _weigh(
+    mixture: GaussianMixture,
+    labels: Int[Array, "m h w"],
+    before: LabelCounts | None,
+    radius: float,
+    prior: float,
+) -> Float[Array, "k p"]:
+    """Returns the weights that follow from labels (Eqs. 11, 12)."""
+    k, dtype = mixture.means.shape[0], mixture.means.dtype
+    around = counts(labels, k, radius=radius, before=before).reshape(-1, k).T
+    everywhere = jnp.exp(mixture.log_weights)[:, None]
+    # Earlier labels may be of components that are dead by now.
+    around = jnp.where(everywhere > 0, around, 0).astype(dtype)
+    total = jnp.sum(around, axis=0, keepdims=True)
+    shares = (around + prior * everywhere) / jnp.maximum(total + prior, 1e-30)
+    return jnp.where(total + prior > 0, shares, everywhere)

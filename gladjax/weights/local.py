@@ -1,6 +1,5 @@
 """Local weights as a sparse list per position, and what can be read off it."""
 
-import dataclasses
 import math
 
 import jax
@@ -102,14 +101,19 @@ def disc(radius: float) -> list[tuple[int, int]]:
 
 
 def counts(
-    labels: Int[AnyArray, "m h w"], num_components: int, *, radius: float = 1.0
+    labels: Int[AnyArray, "m h w"],
+    num_components: int,
+    *,
+    radius: float = 1.0,
+    before: LabelCounts | None = None,
 ) -> Float[Array, "h w k"]:
-    """Counts the labels around every position: windowed segment sums, dense.
+    """Counts the labels around every position: windowed segment sums (Eq. 11).
 
     Args:
       labels: Component of each sample, negative where not valid.
       num_components: Number of components ``k``.
       radius: Radius of the window.
+      before: Labels of further images.
 
     Returns:
       ``|C_k(x)|`` of Eq. 11 for every position and component; divided by their sum
@@ -117,13 +121,17 @@ def counts(
     """
     labels = jnp.asarray(labels)
     _, h, w = labels.shape
+    k = num_components
     place = jnp.arange(h * w, dtype=jnp.int32).reshape(1, h, w)
-    valid = (labels >= 0) & (labels < num_components)
-    segment = jnp.where(valid, place * num_components + labels.astype(jnp.int32), -1)
-    own = jax.ops.segment_sum(
-        valid.ravel().astype(jnp.float32), segment.ravel(), h * w * num_components
-    ).reshape(h, w, num_components)
-    reach = int(radius)
+    valid = (labels >= 0) & (labels < k)
+    segment = jnp.where(valid, place * k + labels.astype(jnp.int32), h * w * k)
+    own = jnp.zeros((h * w * k,), jnp.float32).at[segment.ravel()].add(1, mode="drop")
+    if before is not None:
+        component = jnp.asarray(before.components)
+        entry = jnp.asarray(before.places) * k + component
+        entry = jnp.where(component < k, entry, h * w * k)
+        own = own.at[entry].add(jnp.asarray(before.amounts, jnp.float32), mode="drop")
+    own, reach = own.reshape(h, w, k), int(radius)
     padded = jnp.pad(own, ((reach, reach), (reach, reach), (0, 0)))
     window = [
         padded[reach + y : reach + y + h, reach + x : reach + x + w]
@@ -132,85 +140,29 @@ def counts(
     return sum(window[1:], start=window[0])
 
 
-def shares(
-    labels: np.ndarray,
-    mixture: GaussianMixture,
-    offsets: list[tuple[int, int]],
-    *,
-    prior: float = 0.0,
-    before: LabelCounts | None = None,
+def listed(
+    weights: Float[AnyArray, "h w k"], dtype: np.dtype | None = None
 ) -> LocalWeights:
-    """Returns the share of every label around every position (Eqs. 11, 12).
+    """Returns dense weights as a sparse list (on the host).
 
     Args:
-      labels: Component of each sample, ``(m, h, w)``, -1 where not valid.
-      mixture: Its weights fill positions that no valid sample reaches.
-      offsets: The window, see `disc`.
-      prior: Number of samples, distributed as the global weights, that are counted
-        everywhere in addition.
-      before: Labels of further images; those of dead components do not count.
+      weights: Weights of all components at every position.
+      dtype: Of the logarithms; that of the weights by default.
 
     Returns:
-      The weights, a sparse list; with a prior, every living component is in it.
+      The list of those that are not 0.
     """
-    _, h, w = labels.shape
-    k = mixture.means.shape[0]
-    dtype = mixture.means.dtype
-    seen = label_counts(labels, before=before)
-    alive = np.isfinite(mixture.log_weights)[seen.components]
-    at, component, own = (
-        part[alive].astype(np.int64)
-        for part in (seen.places, seen.components, seen.amounts)
-    )
-    y, x = at // w, at % w
-    shifted, amount = [], []
-    for dy, dx in offsets:  # What lies at x is counted at x - offset.
-        ty, tx = y - dy, x - dx
-        inside = (ty >= 0) & (ty < h) & (tx >= 0) & (tx < w)
-        shifted.append(((ty * w + tx) * k + component)[inside])
-        amount.append(own[inside])
-    keys, inverse = np.unique(np.concatenate(shifted), return_inverse=True)
-    total = np.bincount(inverse, np.concatenate(amount), minlength=len(keys))
-    at, component = keys // k, keys % k
-    window = np.bincount(at, total, minlength=h * w)
-    if prior > 0:
-        return _shrunk(mixture, (h, w), at * k + component, total, prior)
-    log_weights = np.log(total / window[at])
-    empty = np.flatnonzero(window == 0)
-    if len(empty):
-        alive = np.flatnonzero(np.isfinite(mixture.log_weights))
-        at = np.concatenate([at, np.repeat(empty, len(alive))])
-        component = np.concatenate([component, np.tile(alive, len(empty))])
-        fill = np.tile(mixture.log_weights[alive], len(empty))
-        log_weights = np.concatenate([log_weights, fill])
-        order = np.argsort(at * k + component, kind="stable")
-        at, component, log_weights = at[order], component[order], log_weights[order]
+    weights = np.asarray(weights)
+    h, w, k = weights.shape
+    at, components = np.nonzero(weights.reshape(h * w, k))
+    log_weights = np.log(weights.reshape(h * w, k)[at, components])
     starts = np.concatenate([[0], np.cumsum(np.bincount(at, minlength=h * w))])
     return LocalWeights(
         starts=starts.astype(np.int32),
-        components=component.astype(np.int32),
-        log_weights=log_weights.astype(dtype),
+        components=components.astype(np.int32),
+        log_weights=log_weights.astype(dtype or weights.dtype),
         shape=(h, w),
     )
-
-
-def _shrunk(
-    mixture: GaussianMixture,
-    shape: tuple[int, int],
-    entries: np.ndarray,
-    total: np.ndarray,
-    prior: float,
-) -> LocalWeights:
-    """Returns the mean of a Dirichlet posterior around the global weights."""
-    everywhere = uniform(mixture, shape)
-    k = len(mixture.means)
-    counts = np.bincount(entries, total, minlength=shape[0] * shape[1] * k)
-    window = counts.reshape(-1, k).sum(axis=1)
-    at = np.repeat(np.arange(shape[0] * shape[1]), np.diff(everywhere.starts))
-    added = prior * np.exp(everywhere.log_weights.astype(np.float64))
-    shrunk = (counts[at * k + everywhere.components] + added) / (window[at] + prior)
-    log_weights = np.log(shrunk).astype(mixture.means.dtype)
-    return dataclasses.replace(everywhere, log_weights=log_weights)
 
 
 def dense(local: LocalWeights, num_components: int) -> Float[np.ndarray, "h w k"]:

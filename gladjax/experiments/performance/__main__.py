@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import jax
 
 from gladjax import files
 from gladjax.experiments import runner
 from gladjax.experiments.performance import (
+    accelerator,
     assignment,
     growth,
     out_of_core,
@@ -27,9 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
       SystemExit: With a message, if the data or the options do not fit.
     """
     parser = argparse.ArgumentParser(prog="python -m gladjax.experiments.performance")
-    parser.add_argument(
-        "table", choices=("assignment", "growth", "peers", "paper_size", "out_of_core")
-    )
+    tables = ("accelerator", "assignment", "growth", "peers", "paper_size")
+    parser.add_argument("table", choices=(*tables, "out_of_core"))
     parser.add_argument("--output", type=Path, required=True, help="folder for results")
     parser.add_argument("--widths", nargs="+", type=int, default=[112, 240, 672])
     parser.add_argument("--samples", type=int, default=51_200)
@@ -55,6 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif options.table == "peers":
             records = peers.measure(num_samples=n // 2, num_components=k // 20)
             rows = peers.rows(records)
+        elif options.table == "accelerator":
+            records = accelerator.measure(
+                reduced=jax.default_backend() == "cpu",
+                save=lambda record: files.write_json(output / "accelerator.json", record),
+            )
+            rows = accelerator.rows(records)
         elif options.table == "out_of_core":
             records = out_of_core.measure(num_images=options.images or 2000)
             rows = out_of_core.rows(records)
