@@ -48,7 +48,14 @@ class Sizes(NamedTuple):
 
 CPU = Sizes(whole=48, rank=32, wide=160, chunk=4096, listed=1, slots=16, elements=1 << 19, together=False)
 ACCELERATOR = Sizes(
-    whole=32, rank=32, wide=512, chunk=32768, listed=1, slots=32, elements=1 << 26, together=True
+    whole=32,
+    rank=32,
+    wide=512,
+    chunk=65536,
+    listed=1,
+    slots=128,
+    elements=1 << 25,
+    together=True,
 )
 _override: ContextVar[str | None] = ContextVar("platform", default=None)
 
