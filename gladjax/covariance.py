@@ -182,13 +182,27 @@ def spiked(
     trace = jnp.trace(gram)
     rho = shrinkage(trace, jnp.sum(jnp.square(gram)), n, d)
     s, spherical = _noise(trace, rho, floor, d)
-    kept = jnp.where(spherical, 0, 1 - rho)
-    identity = jnp.eye(c, dtype=roots.dtype)
-    lower = jnp.linalg.cholesky(s * identity + kept * gram)
+    scale = jnp.where(spherical, 0, 1 - rho) / n
+    H, inside = inverse(roots, scale, s)
+    return Factor(H, scale, s, inside + (d - c) * jnp.log(s))
+
+
+def inverse(
+    roots: Float[Array, "c d"], scale: Scalar, noise: Scalar
+) -> tuple[Float[Array, "c c"], Scalar]:
+    """Returns ``H = (s I + a B B')^-1``, and minus its log-determinant.
+
+    Args:
+      roots: Rows ``B``; unused ones are 0.
+      scale: Weight ``a``.
+      noise: Variance ``s``.
+    """
+    gram = jnp.matmul(roots, roots.T, precision=PRECISION)
+    identity = jnp.eye(roots.shape[0], dtype=roots.dtype)
+    lower = jnp.linalg.cholesky(noise * identity + scale * gram)
     half = jax.scipy.linalg.solve_triangular(lower, identity, lower=True)
-    inverse = jnp.matmul(half.T, half, precision=PRECISION)
-    inside = 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
-    return Factor(inverse, kept / n, s, inside + (d - c) * jnp.log(s))
+    H = jnp.matmul(half.T, half, precision=PRECISION)
+    return H, 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
 
 
 def whitened(

@@ -50,7 +50,7 @@ CPU = Sizes(whole=48, rank=32, wide=160, chunk=4096, listed=1, slots=16, element
 ACCELERATOR = Sizes(
     whole=32,
     rank=32,
-    wide=512,
+    wide=160,
     chunk=65536,
     listed=1,
     slots=128,

@@ -29,12 +29,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import covariance, devices, mixture, routing
+from gladjax import covariance, devices, factors, mixture, routing
 from gladjax.covariance import PRECISION, Shrinkage
+from gladjax.factors import Batch
 from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.routing import Blocks
 
 FLOOR = 1e-6  # Of the mean variance of all samples (R3).
-Span = tuple[Array, Array]
 STREAMED = 1 << 25  # Numbers that are taken from the host at once.
 
 
@@ -146,8 +147,7 @@ def maximize(
         noise=jnp.ones((k,), dtype),
         log_dets=jnp.zeros((k,), dtype),
     )
-    begins = mixture.inverse_offsets(fitted)
-    fitted = _fit_few(fitted, features, groups, begins, jnp.asarray(floor), shrinkage)
+    fitted = _fit_few(fitted, features, groups, jnp.asarray(floor), shrinkage)
     if p >= d:
         fitted = _fit_many(fitted, features, groups, jnp.asarray(floor), shrinkage)
     return fitted
@@ -186,74 +186,33 @@ def _fit_few(
     fitted: GaussianMixture,
     features: Float[Array, "n d"],
     groups: Groups,
-    begins: Int[Array, " k"],
     floor: Array,
     shrinkage: Shrinkage,
 ) -> GaussianMixture:
-    """Fits the components of fewer than ``d`` samples, those of like size together."""
-    k, d = fitted.means.shape
-    few = fitted.ranks < d
-    size = jnp.where(few, fitted.ranks, 0)
-    order = jnp.argsort(size, stable=True).astype(jnp.int32)
-    rising = size[order]
-    elements = devices.sizes().elements
-    factors = jax.vmap(partial(covariance.spiked, shrinkage=shrinkage), (0, 0, None))
+    """Fits the components of fewer than ``d`` samples."""
+    covariances = jax.vmap(partial(covariance.spiked, shrinkage=shrinkage), (0, 0, None))
 
-    def add(
-        i: Array, fitted: GaussianMixture, *, capacity: int, batch: int, span: Span
-    ) -> GaussianMixture:
-        first, last = span
-        place = first + i * batch + jnp.arange(batch, dtype=jnp.int32)
-        own = order.at[place].get(mode="clip")
-        n = jnp.where(place < last, size[own], 0)
-        own = jnp.where(n > 0, own, k)  # Out of range: not written.
-        local = jnp.arange(capacity, dtype=jnp.int32)
-        filled = local[None, :] < n[:, None]
-        pair = groups.starts.at[own].get(mode="clip")[:, None] + local[None, :]
+    def visit(fitted: GaussianMixture, batch: Batch) -> GaussianMixture:
+        own, filled = batch.own, batch.filled
+        pair = groups.starts.at[own].get(mode="clip")[:, None] + batch.local[None, :]
         w = _weights_at(groups, pair, filled, features.dtype)[:, :, None]
         sample = jnp.where(filled, groups.index.at[pair].get(mode="clip"), 0)
-        total = groups.totals.at[own].get(mode="fill", fill_value=1)[:, None]
+        total = groups.totals.at[own].get(mode="fill", fill_value=1)
         # Seen from one of them, copies are exactly 0, and so is their scatter.
         x = features[sample]
         origin = x[:, :1]
         e = jnp.where(filled[:, :, None], x - origin, 0)
-        shift = jnp.sum(w * e, axis=1) / total
+        shift = jnp.sum(w * e, axis=1) / total[:, None]
         B = jnp.where(filled[:, :, None], jnp.sqrt(w) * (e - shift[:, None, :]), 0)
-        factor = factors(B, total[:, 0], floor)
-        row = fitted.offsets.at[own].get(mode="fill", fill_value=0)[:, None]
-        row = jnp.where(filled, row + local[None, :], fitted.rows.shape[0])
-        entry = begins.at[own].get(mode="clip")[:, None, None] + (
-            local[None, :, None] * n[:, None, None] + local[None, None, :]
-        )
-        inside = filled[:, :, None] & filled[:, None, :]
-        entry = jnp.where(inside, entry, fitted.inverses.shape[0])
-        return dataclasses.replace(
+        row = factors.rows_of(fitted, batch)
+        fitted = dataclasses.replace(
             fitted,
             means=fitted.means.at[own].set(origin[:, 0] + shift, mode="drop"),
             rows=fitted.rows.at[row].set(B, mode="drop"),
-            inverses=fitted.inverses.at[entry].set(factor.inverse, mode="drop"),
-            scales=fitted.scales.at[own].set(factor.scale, mode="drop"),
-            noise=fitted.noise.at[own].set(factor.noise, mode="drop"),
-            log_dets=fitted.log_dets.at[own].set(factor.log_det, mode="drop"),
         )
+        return factors.write_few(fitted, batch, covariances(B, total, floor))
 
-    first = jnp.searchsorted(rising, 1).astype(jnp.int32)
-    for capacity in ladder(min(d - 1, groups.index.shape[0])):
-        last = jnp.searchsorted(rising, capacity, side="right").astype(jnp.int32)
-        batch = max(1, min(k, elements // (capacity * (d + capacity))))
-        body = partial(add, capacity=capacity, batch=batch, span=(first, last))
-        fitted = jax.lax.fori_loop(0, (last - first + batch - 1) // batch, body, fitted)
-        first = last
-    return fitted
-
-
-def ladder(largest: int) -> list[int]:
-    """Returns block sizes, one to an octave, the last one ``largest``."""
-    sizes, step = [], 8
-    while step < largest:
-        sizes.append(step)
-        step *= 2
-    return [*sizes, largest] if largest > 0 else []
+    return factors.each_few(fitted, visit, groups.index.shape[0])
 
 
 def _fit_many(
@@ -265,23 +224,16 @@ def _fit_many(
 ) -> GaussianMixture:
     """Fits the components of at least ``d`` samples from sums over their blocks."""
     k, d = fitted.means.shape
-    dtype, elements = features.dtype, devices.sizes().elements
+    dtype = features.dtype
     many = fitted.ranks == d
-    most = min(k, groups.index.shape[0] // d)  # There are no more of them.
+    pairs = groups.index.shape[0]
+    most = min(k, pairs // d)  # There are no more of them.
     place = jnp.where(many, jnp.cumsum(many) - 1, most).astype(jnp.int32)
-    size = min(256, max(8, groups.index.shape[0] // max(most, 1)))
-    routed = routing.cut(
-        jnp.arange(groups.index.shape[0], dtype=jnp.int32), groups.counts, size=size
-    )
-    wanted = jnp.argsort(~(many[routed.group] & routed.filled[:, 0]), stable=True)
-    used = jnp.sum(many[routed.group] & routed.filled[:, 0], dtype=jnp.int32)
-    routed = routed._replace(
-        slots=routed.slots[wanted],
-        filled=routed.filled[wanted] & many[routed.group[wanted]][:, None],
-        group=routed.group[wanted],
-        used=used,
-    )
-    routed = routing.batches(routed, max(1, elements // (size * d + d * d)))
+    size = min(256, max(8, pairs // max(most, 1)))
+    order = jnp.arange(pairs, dtype=jnp.int32)
+    routed = _blocks_of(routing.cut(order, groups.counts, size=size), many)
+    batch = max(1, devices.sizes().elements // (size * d + d * d))
+    routed = routing.batches(routed, batch)
     origins = features[groups.index.at[groups.starts].get(mode="clip")]
 
     def block(i: Array, middle: Array) -> tuple[Array, Array, Array]:
@@ -296,40 +248,39 @@ def _fit_many(
         return sums.at[at].add(jnp.sum(w * e, axis=1), mode="drop")
 
     own = jnp.nonzero(many, size=most, fill_value=k)[0].astype(jnp.int32)
-    count = groups.totals.at[own].get(mode="fill", fill_value=1)
+    count = groups.totals.at[own].get(mode="fill", fill_value=1)[:, None]
     sums = jax.lax.fori_loop(0, routed.used, total, jnp.zeros((most, d), dtype))
-    means = origins.at[own].get(mode="fill", fill_value=0) + sums / count[:, None]
-    fitted = dataclasses.replace(fitted, means=fitted.means.at[own].set(means, mode="drop"))
+    means = origins.at[own].get(mode="fill", fill_value=0) + sums / count
+    means = fitted.means.at[own].set(means, mode="drop")
+    fitted = dataclasses.replace(fitted, means=means)
 
     def spread(i: Array, sums: Array) -> Array:
-        e, w, at = block(i, fitted.means)
+        e, w, at = block(i, means)
         e = e * jnp.sqrt(w)
         part = jnp.einsum("bsd,bse->bde", e, e, precision=PRECISION)
         return sums.at[at].add(part, mode="drop")
 
     scatters = jnp.zeros((most, d, d), dtype)
     scatters = jax.lax.fori_loop(0, routed.used, spread, scatters)
-    factors = jax.vmap(partial(covariance.whitened, shrinkage=shrinkage), (0, 0, None))
-    batch = max(1, min(most, elements // (2 * d * d)))
 
-    def add(i: Array, fitted: GaussianMixture) -> GaussianMixture:
-        at = i * batch + jnp.arange(batch, dtype=jnp.int32)
-        mine = own.at[at].get(mode="fill", fill_value=k)
-        one = jnp.where(mine < k, count.at[at].get(mode="clip"), 1)
-        factor = factors(scatters.at[at].get(mode="clip"), one, floor)
-        row = fitted.offsets.at[mine].get(mode="fill", fill_value=0)
-        row = row[:, None] + jnp.arange(d, dtype=jnp.int32)[None, :]
-        row = jnp.where(mine[:, None] < k, row, fitted.rows.shape[0])
-        return dataclasses.replace(
-            fitted,
-            rows=fitted.rows.at[row].set(factor.rows, mode="drop"),
-            scales=fitted.scales.at[mine].set(factor.scale, mode="drop"),
-            noise=fitted.noise.at[mine].set(factor.noise, mode="drop"),
-            log_dets=fitted.log_dets.at[mine].set(factor.log_det, mode="drop"),
-        )
+    def scatter(_: Array, at: Array) -> Array:
+        return scatters.at[at].get(mode="clip")
 
-    found = jnp.sum(many, dtype=jnp.int32)
-    return jax.lax.fori_loop(0, (found + batch - 1) // batch, add, fitted)
+    return factors.each_many(
+        fitted, scatter, groups.totals, floor, most=most, shrinkage=shrinkage
+    )
+
+
+def _blocks_of(routed: Blocks, wanted: Bool[Array, " k"]) -> Blocks:
+    """Brings the blocks of some components to the front and empties the others."""
+    kept = wanted[routed.group] & routed.filled[:, 0]
+    order = jnp.argsort(~kept, stable=True)
+    return routed._replace(
+        slots=routed.slots[order],
+        filled=(routed.filled & kept[:, None])[order],
+        group=routed.group[order],
+        used=jnp.sum(kept, dtype=jnp.int32),
+    )
 
 
 def maximize_streamed(

@@ -158,6 +158,12 @@ def owners(mixture: GaussianMixture) -> Int[Array, " r"]:
     return jnp.where(inside, order[at], k).astype(jnp.int32)
 
 
+def num_inverses(mixture: GaussianMixture) -> int:
+    """Returns the size that the flat array of inverses must have (on the host)."""
+    ranks = np.asarray(mixture.ranks).astype(np.int64)
+    return int(np.sum(np.where(ranks < mixture.means.shape[1], ranks**2, 0)))
+
+
 def mahalanobis(
     mixture: GaussianMixture, x: Float[AnyArray, " d"]
 ) -> Float[Array, " k"]:
@@ -268,42 +274,40 @@ def compact(mixture: GaussianMixture) -> GaussianMixture:
     Returns:
       The living components in their order, rows without gaps.
     """
-    begins = np.asarray(inverse_offsets(mixture))
+    alive = np.flatnonzero(np.isfinite(np.asarray(mixture.log_weights)))
+    return jax.tree.map(jnp.asarray, chosen(mixture, alive))
+
+
+def chosen(
+    mixture: GaussianMixture, components: Int[np.ndarray, " j"]
+) -> GaussianMixture:
+    """Returns some components in a given order, rows without gaps (NumPy arrays).
+
+    Args:
+      mixture: The mixture, outside of any trace.
+      components: Which ones.
+    """
+    begins = np.asarray(inverse_offsets(mixture))[components]
     mixture = jax.tree.map(np.asarray, mixture)
     d = mixture.means.shape[1]
-    alive = np.flatnonzero(np.isfinite(mixture.log_weights))
-    ranks = mixture.ranks[alive].astype(np.int32)
+    ranks = mixture.ranks[components].astype(np.int32)
     sizes = np.where(ranks < d, ranks.astype(np.int64) ** 2, 0)
     return GaussianMixture(
-        log_weights=jnp.asarray(mixture.log_weights[alive]),
-        means=jnp.asarray(mixture.means[alive]),
-        rows=jnp.asarray(mixture.rows[_spans(mixture.offsets[alive], ranks)]),
-        inverses=jnp.asarray(mixture.inverses[_spans(begins[alive], sizes)]),
-        offsets=jnp.asarray((np.cumsum(ranks) - ranks).astype(np.int32)),
-        ranks=jnp.asarray(ranks),
-        scales=jnp.asarray(mixture.scales[alive]),
-        noise=jnp.asarray(mixture.noise[alive]),
-        log_dets=jnp.asarray(mixture.log_dets[alive]),
+        log_weights=mixture.log_weights[components],
+        means=mixture.means[components],
+        rows=mixture.rows[_spans(mixture.offsets[components], ranks)],
+        inverses=mixture.inverses[_spans(begins, sizes)],
+        offsets=(np.cumsum(ranks) - ranks).astype(np.int32),
+        ranks=ranks,
+        scales=mixture.scales[components],
+        noise=mixture.noise[components],
+        log_dets=mixture.log_dets[components],
     )
 
 
 def first(mixture: GaussianMixture, count: int) -> GaussianMixture:
     """Returns the first components, without unused rows (NumPy arrays)."""
-    mixture = jax.tree.map(np.asarray, mixture)
-    ranks = mixture.ranks[:count]
-    few = ranks < mixture.means.shape[1]
-    entries = int(np.sum(np.where(few, ranks.astype(np.int64) ** 2, 0)))
-    return GaussianMixture(
-        log_weights=mixture.log_weights[:count],
-        means=mixture.means[:count],
-        rows=mixture.rows[: ranks.sum()],
-        inverses=mixture.inverses[:entries],
-        offsets=mixture.offsets[:count],
-        ranks=ranks,
-        scales=mixture.scales[:count],
-        noise=mixture.noise[:count],
-        log_dets=mixture.log_dets[:count],
-    )
+    return chosen(mixture, np.arange(count))
 
 
 def join(parts: Sequence[GaussianMixture]) -> GaussianMixture:

@@ -18,10 +18,9 @@ Reference: there is none.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gladjax import mixture
+from gladjax import factors, mixture
 from gladjax.mixture import GaussianMixture
 
 
@@ -43,31 +42,37 @@ def merge_spikes(given: GaussianMixture, *, tolerance: float = 1e-3) -> Gaussian
         raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
     given = jax.tree.map(np.asarray, mixture.compact(given))
     d = given.means.shape[1]
-    noise = given.noise.astype(np.float64)
-    log_dets, ranks = given.log_dets.copy(), given.ranks.copy()
-    keep = np.ones(len(given.rows), bool)
+    noise, log_dets = given.noise.astype(np.float64), given.log_dets.copy()
+    scales, ranks = given.scales.copy(), given.ranks.copy()
+    rows = []
     for c, (first, rank) in enumerate(zip(given.offsets, given.ranks, strict=True)):
+        own = given.rows[first : first + rank]
         if rank == d:
+            rows.append(own)
             continue
-        own = slice(first, first + rank)
-        variances = given.variances[own].astype(np.float64)
-        merged = variances <= (1 + tolerance) * noise[c]
-        if not merged.any():
-            continue
-        rest = d - rank
-        joined = rest * noise[c] + variances[merged].sum()
-        noise[c] = joined / (rest + merged.sum())
-        keep[own] = ~merged
-        ranks[c] = rank - merged.sum()
-        left = np.log(variances[~merged]).sum()
-        log_dets[c] = left + (d - ranks[c]) * np.log(noise[c])
-    return GaussianMixture(
-        log_weights=jnp.asarray(given.log_weights),
-        means=jnp.asarray(given.means),
-        rows=jnp.asarray(given.rows[keep]),
-        variances=jnp.asarray(given.variances[keep]),
-        offsets=jnp.asarray((np.cumsum(ranks) - ranks).astype(np.int32)),
-        ranks=jnp.asarray(ranks),
-        noise=jnp.asarray(noise.astype(given.noise.dtype)),
-        log_dets=jnp.asarray(log_dets),
+        B = np.sqrt(float(scales[c])) * own.astype(np.float64)
+        spikes, vectors = np.linalg.eigh(B @ B.T)
+        spikes = np.maximum(spikes, 0)
+        kept = spikes > tolerance * noise[c]
+        rest = d - int(kept.sum())
+        if rest:  # The trace stays.
+            noise[c] += spikes[~kept].sum() / rest
+        # What is left of a kept spike above the new noise.
+        before = spikes[kept] + float(given.noise[c])
+        left = np.maximum(before - noise[c], 0)
+        spread = np.sqrt(left / np.where(spikes[kept] > 0, spikes[kept], 1))
+        rows.append(((vectors[:, kept].T @ B) * spread[:, None]).astype(own.dtype))
+        scales[c], ranks[c] = 1, kept.sum()
+        log_dets[c] = np.log(before).sum() + rest * np.log(noise[c])
+    smaller = GaussianMixture(
+        log_weights=given.log_weights,
+        means=given.means,
+        rows=np.concatenate(rows),
+        inverses=given.inverses[:0],
+        offsets=(np.cumsum(ranks) - ranks).astype(np.int32),
+        ranks=ranks,
+        scales=scales,
+        noise=noise.astype(given.noise.dtype),
+        log_dets=log_dets,
     )
+    return factors.solved(smaller, mixture.num_inverses(smaller))

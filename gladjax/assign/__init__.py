@@ -29,12 +29,14 @@ from gladjax.assign.nearest import by_images as by_images
 from gladjax.assign.nearest import constants as constants
 from gladjax.assign.nearest import nearest as nearest
 from gladjax.assign.nearest import nearest_info as nearest_info
+from gladjax.assign.search import GROUP as GROUP
 from gladjax.assign.search import Found as Found
 from gladjax.assign.search import least as least
 from gladjax.assign.search import listed as listed
 from gladjax.assign.search import search as search
 
 __all__ = [
+    "GROUP",
     "AssignInfo",
     "Bounds",
     "Coordinates",

@@ -14,7 +14,6 @@ Differs from the reference in: there is none.
 Reference: there is none.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -25,10 +24,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import threadpoolctl
 
 from gladjax import backbone as backbones
-from gladjax import calibrate, scoring
+from gladjax import calibrate, factors, mixture, scoring
 from gladjax.backbone import Backbone
 from gladjax.detector import Detector, Layer
 from gladjax.io import container, validation
@@ -42,11 +40,15 @@ from gladjax.weights import LocalWeights
 
 StrPath = str | os.PathLike[str]
 
-VERSION = 2
-"""The latest version of the file's form; 1 is one without statistics for updates."""
+VERSION = 3
+"""The version of the file's form; before 3, covariances had another one."""
 
 _LIBRARIES = ("gladjax", "jax", "numpy", "safetensors")
-_MIXTURE = tuple(field.name for field in dataclasses.fields(GaussianMixture))  # type: ignore[arg-type]
+_MIXTURE = tuple(
+    field.name
+    for field in dataclasses.fields(GaussianMixture)  # type: ignore[arg-type]
+    if field.name != "inverses"  # They follow from the others.
+)
 _LOCAL = ("starts", "components", "log_weights")
 
 
@@ -65,7 +67,7 @@ def save(
       detector: The detector.
       false_positive_rate: The rate of the decision, in (0, 1).
       notes: Anything with a JSON form to keep beside it, such as times.
-      half: Round the whitening rows to half precision, less than half the size; the
+      half: Round the rows to half precision, less than half the size; the
         log-maps of the loaded detector then differ by about 1e-4 of their values.
 
     Raises:
@@ -78,9 +80,7 @@ def save(
         known = None if scores is None else np.asarray(scores)
         limit = calibrate.decide(known, 0.0, rate=false_positive_rate).threshold
     header = {
-        "version": VERSION
-        if any(layer.kept for layer in detector.layers.values())
-        else 1,
+        "version": VERSION,
         "backbone": _identity(detector.backbone),
         "layers": {
             name: {"shape": list(layer.local_weights.shape)}
@@ -225,12 +225,10 @@ def load(path: StrPath, *, backbone: Backbone | None = None) -> Detector:
     for i, dim in enumerate(network.dims):
         if arrays[f"{i}.mixture.means"].shape[1] != dim:
             raise ModelError(f"{path}: layer {i} does not have {dim} features")
-    # One thread per layer: the threads of a linear algebra library would wait for each
-    # other between the many small products.
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1)
-    with threadpoolctl.threadpool_limits(1, user_api="blas"), pool:
-        parts = pool.map(lambda i: _layer(path, arrays, *i), enumerate(shapes.values()))
-        layers = dict(zip(shapes, parts, strict=True))
+    layers = {
+        name: _layer(path, arrays, i, shape)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
     for (name, layer), found in zip(layers.items(), kept, strict=True):
         means, local = np.asarray(layer.mixture.means), settings.local
         own = kept_arrays.restore(path, found, means, shapes[name], local=local)
@@ -248,12 +246,14 @@ def load(path: StrPath, *, backbone: Backbone | None = None) -> Detector:
 def _layer(
     path: StrPath, arrays: dict[str, np.ndarray], i: int, shape: tuple[int, int]
 ) -> Layer:
-    mixture = GaussianMixture(**{n: arrays[f"{i}.mixture.{n}"] for n in _MIXTURE})
+    values = {n: arrays[f"{i}.mixture.{n}"] for n in _MIXTURE}
+    values["inverses"] = np.zeros(0, values["rows"].dtype)
+    given = GaussianMixture(**values)
+    given = factors.solved(given, mixture.num_inverses(given))
     local = LocalWeights(**{n: arrays[f"{i}.local.{n}"] for n in _LOCAL}, shape=shape)
-    try:
-        return Layer(mixture, local, scoring.prepare(mixture, local))
-    except np.linalg.LinAlgError as error:
-        raise ModelError(f"{path}: layer {i} has a covariance that is none") from error
+    if not bool(np.all(np.isfinite(given.inverses))):
+        raise ModelError(f"{path}: layer {i} has a covariance that is none; fit again")
+    return Layer(given, local, scoring.prepare(given, local))
 
 
 def _network(

@@ -1,4 +1,4 @@
-"""Whitening rows in half precision: the form of a smaller model file.
+"""Rows of mixtures in half precision: the form of a smaller model file.
 
 A row is divided by its largest entry, which is kept in full, and what is left is
 rounded to 11 bits. Rows of a complete component are lower triangular
@@ -41,7 +41,7 @@ def pack(
     """Rounds rows to half precision.
 
     Args:
-      rows: Whitening rows of all components.
+      rows: Rows of all components.
       offsets: First row of each component.
       ranks: Number of rows of each component.
 

@@ -74,6 +74,11 @@ def description(path: StrPath, header: Mapping[str, Any], latest: int) -> Descri
             f"{path}: written in form {version} by gladjax {by}, this gladjax reads up "
             f"to {latest}; install a later gladjax or fit again"
         )
+    if version < latest:
+        raise ModelError(
+            f"{path}: written in form {version} by an earlier gladjax, whose covariances "
+            "have another form; fit again"
+        )
     rate, limit = header.get("false_positive_rate"), header.get("threshold")
     checks = {
         "backbone": _backbone(header.get("backbone")),
@@ -184,9 +189,9 @@ _PARTS = {
     "mixture.log_weights": (1, "f"),
     "mixture.means": (2, "f"),
     "mixture.rows": (2, "f"),
-    "mixture.variances": (1, "f"),
     "mixture.offsets": (1, "i"),
     "mixture.ranks": (1, "i"),
+    "mixture.scales": (1, "f"),
     "mixture.noise": (1, "f"),
     "mixture.log_dets": (1, "f"),
     "local.starts": (1, "i"),
@@ -211,9 +216,8 @@ def _mixture_problem(parts: Arrays) -> str:
     offsets, ranks = (parts[f"mixture.{n}"] for n in ("offsets", "ranks"))
     lengths = {
         f"mixture.{n}": k
-        for n in ("log_weights", "offsets", "ranks", "noise", "log_dets")
+        for n in ("log_weights", "offsets", "ranks", "scales", "noise", "log_dets")
     }
-    lengths["mixture.variances"] = r
     for name, length in lengths.items():
         if len(parts[name]) != length:
             return f"{name} has another length"
@@ -225,15 +229,16 @@ def _mixture_problem(parts: Arrays) -> str:
     weights = parts["mixture.log_weights"]
     if np.isnan(weights).any() or (weights > 1e-3).any() or np.isneginf(weights).all():
         return "a weight is none"
-    numbers = ("means", "rows", "variances", "noise", "log_dets")
+    numbers = ("means", "rows", "scales", "noise", "log_dets")
     for name in numbers:
         if not _finite(parts[f"mixture.{name}"]):
             return f"mixture.{name} is not finite"
-    if (
-        parts["mixture.variances"].min(initial=0) < 0
-        or parts["mixture.noise"].min() < 0
-    ):
-        return "a variance is negative"
+    if parts["mixture.scales"].min() < 0 or parts["mixture.noise"].min() <= 0:
+        return "a variance is not positive"
+    above = np.triu(np.ones((d, d), bool), 1)
+    for first in offsets[ranks == d]:
+        if np.any(parts["mixture.rows"][first : first + d][above]):
+            return "the rows of a complete component are not triangular"
     return ""
 
 

@@ -1,16 +1,17 @@
 """Moments of all components and the mixture that they give, kept in step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
-from gladjax import covariance, estimation, parts, routing
-from gladjax.covariance import Factor, Shrinkage
+from gladjax import factors, mixture, routing
+from gladjax.covariance import Shrinkage
+from gladjax.mixture import GaussianMixture
 from gladjax.online.moments import Moments, floor, joined, moments, scaled
-from gladjax.parts import Part
 
 
 class Model:
@@ -18,8 +19,7 @@ class Model:
 
     Attributes:
       moments: Count, mean and root of every component.
-      mixture: What they give, NumPy arrays.
-      changed: Components fitted anew since this set was last cleared.
+      mixture: What they give.
 
     Args:
       moments: To begin with.
@@ -37,11 +37,10 @@ class Model:
     ) -> None:
         """Fits all components."""
         self.moments = list(moments)
-        self.changed: set[int] = set()
         self._dtype, self._min_count, self._shrinkage = dtype, min_count, shrinkage
         self._floor = np.asarray(floor(self.moments), dtype)
-        self._fitted: dict[int, Part] = {}
-        self._refit(range(len(moments)))
+        self._room = (1, 1)
+        self.refit()
 
     def absorb(
         self,
@@ -61,7 +60,7 @@ class Model:
         for c in hit if now else []:
             own = moments(features, rows[order[starts[c] : starts[c + 1]]], weights)
             self.moments[c] = joined(self.moments[c], own)
-        self._refit(range(k) if before != 1 else hit)
+        self.refit()
 
     def replace(
         self,
@@ -76,41 +75,51 @@ class Model:
         for c in components.tolist():
             own = moments(features, order[starts[c] : starts[c + 1]], weights)
             self.moments[c] = joined(old[c], own)
-        self._refit(components.tolist())
+        self.refit()
 
-    def _refit(self, components: Iterable[int]) -> None:
-        components = list(components)
-        self.changed |= set(components)
-        alive = [c for c in components if self.moments[c][0] >= self._min_count]
-        alive.sort(key=lambda c: -len(self.moments[c][2]))
-        for c in components:
-            self._fitted.pop(c, None)
-        self._fitted |= parts.in_threads(self._fit, alive)
-        d = len(self.moments[0][1])
-        counts = np.array([part[0] for part in self.moments])
-        counts[[c for c in range(len(counts)) if c not in self._fitted]] = 0
-        self.mixture = parts.assemble(self._fitted, counts, d, self._dtype)
+    def refit(self) -> None:
+        """Fits every component to its moments (Eqs. 2, 3, 8, 9)."""
+        d, dtype = len(self.moments[0][1]), self._dtype
+        counts = np.array([n for n, _, _ in self.moments])
+        alive = counts >= self._min_count
+        # Copies have no scatter; one row of zeros stands for it.
+        roots = [
+            root if len(root) else np.zeros((1, d), dtype)
+            for _, _, root in self.moments
+        ]
+        ranks = np.where(alive, [len(root) for root in roots], 0).astype(np.int32)
+        rows = np.concatenate(
+            [np.zeros((0, d), dtype), *(roots[c] for c in np.flatnonzero(alive))]
+        )
+        entries = int(np.sum(np.where(ranks < d, ranks.astype(np.int64) ** 2, 0)))
+        # Powers of two, so that few programs are compiled.
+        needed = (max(len(rows), 1), max(entries, 1))
+        self._room = tuple(
+            max(room, 1 << (need - 1).bit_length())
+            for room, need in zip(self._room, needed, strict=True)
+        )
+        shares = np.where(alive, counts, 0)
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(shares / max(shares.sum(), np.finfo(dtype).tiny))
+        k = len(counts)
+        blank = GaussianMixture(
+            log_weights=log_weights.astype(dtype),
+            means=np.stack([mean for _, mean, _ in self.moments]).astype(dtype),
+            rows=np.pad(rows.astype(dtype), ((0, self._room[0] - len(rows)), (0, 0))),
+            inverses=np.zeros(self._room[1], dtype),
+            offsets=(np.cumsum(ranks) - ranks).astype(np.int32),
+            ranks=ranks,
+            scales=np.zeros(k, dtype),
+            noise=np.ones(k, dtype),
+            log_dets=np.zeros(k, dtype),
+        )
+        fitted = _fitted(blank, counts.astype(dtype), self._floor, self._shrinkage)
+        self.mixture = mixture.first(fitted, k)
 
-    def _fit(self, component: int) -> Part:
-        count, mean, root = self.moments[component]
-        (rank, d), n = root.shape, np.asarray(count, self._dtype)
-        if rank == d:
-            factor = parts.many(root.T @ root, n, self._floor, self._shrinkage)
-        else:
-            size = next(size for size in estimation.ladder(d) if size >= rank)
-            padded = np.zeros((size, d), self._dtype)
-            padded[:rank] = root
-            options = (n, np.int32(rank), self._floor, self._shrinkage)
-            factor = _few(padded, *options)
-        return parts.part(mean.astype(self._dtype), factor)
 
-
-@partial(jax.jit, static_argnames="shrinkage")
-def _few(
-    roots: Float[Array, "c d"],
-    count: Float[Array, ""],
-    limit: Int[Array, ""],
-    floor: Float[Array, ""],
-    shrinkage: Shrinkage,
-) -> Factor:
-    return covariance.spikes(roots, count, limit, floor, shrinkage=shrinkage)
+@partial(jax.jit, static_argnums=3)
+def _fitted(
+    blank: GaussianMixture, counts: Array, floor: Array, shrinkage: Shrinkage
+) -> GaussianMixture:
+    blank = jax.tree.map(jnp.asarray, blank)
+    return factors.from_roots(blank, counts, floor, shrinkage=shrinkage)

@@ -8,6 +8,7 @@ import numpy as np
 from gladjax import estimation
 from gladjax.mixture import AnyArray
 
+CHUNK = 4096  # Samples of one component that are read at once.
 Moments = tuple[float, np.ndarray, np.ndarray]  # Count, mean, root of the scatter.
 
 
@@ -15,8 +16,8 @@ def moments(features: AnyArray, index: np.ndarray, weights: np.ndarray) -> Momen
     """Returns the moments of some samples, read in chunks."""
     d, dtype = features.shape[1], features.dtype
     found: Moments = (0.0, np.zeros(d), np.zeros((0, d), dtype))
-    for first in range(0, len(index), estimation.CHUNK):
-        rows = index[first : first + estimation.CHUNK]
+    for first in range(0, len(index), CHUNK):
+        rows = index[first : first + CHUNK]
         rows = rows[weights[rows] > 0]
         if len(rows):
             x = np.asarray(features[rows], np.float64)
@@ -65,7 +66,7 @@ def scaled(moments: Sequence[Moments], factor: float) -> list[Moments]:
 
 
 def floor(moments: Sequence[Moments]) -> float:
-    """Returns the variance that stands in for 0, as `estimation.floor_variance`."""
+    """Returns the variance that stands in for 0, as `estimation.floor_of`."""
     total = sum(n for n, _, _ in moments) or 1.0
     means = np.stack([mean for _, mean, _ in moments])
     counts = np.array([n for n, _, _ in moments])

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from gladjax import assign, covariance, estimation
+from gladjax import assign, covariance, samples
 from gladjax.covariance import Shrinkage
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.online.model import Model
@@ -17,6 +17,7 @@ from gladjax.online.sufficient import Statistics, packed, unpacked
 
 Schedule = Callable[[Any], Any]  # Of optax: batch number in, step out.
 ROUNDS = 2  # Of new components, where they are wanted.
+SLICE = 1 << 16  # Samples that are assigned at once.
 BAD = 0.2  # Share of the new samples that new components may begin with.
 
 
@@ -86,7 +87,10 @@ def update(  # noqa: PLR0913 - the step, its limits, and the options of K-MLE
     used = np.ones(n, bool) if valid is None else np.asarray(valid)
     if not used.any():
         raise ValueError("no sample is valid")
-    estimation.floor_variance(new_features, used)  # Refuses what is not finite.
+    new_features = samples.checked(new_features, valid)
+    for x, counted in samples.slices(np.asarray(new_features), used):
+        if not np.all(np.isfinite(x[counted])):
+            raise ValueError("features of samples that count must be finite")
     dtype = np.dtype(np.asarray(mixture.means).dtype)
     model = Model(unpacked(statistics), dtype, min_count, shrinkage)
     model.mixture = jax.tree.map(np.asarray, mixture)
@@ -112,8 +116,8 @@ class _Learner:
     def __init__(self, features: np.ndarray, used: np.ndarray, model: Model) -> None:
         self._features, self._index = features, np.flatnonzero(used)
         self._model, self._old = model, list(model.moments)
-        self._basis = assign.principal_axes(features, valid=used)
-        self._marginals: assign.Bounds | None = None
+        few = np.asarray(features[self._index[:: max(1, len(self._index) // 4096)]])
+        self._axes = jax.jit(assign.coordinates)(few)
         self._weights = np.ones(len(used))
         self._distance: np.ndarray | None = None
         self.labels = np.full(len(used), -1, np.int32)
@@ -171,7 +175,6 @@ class _Learner:
         later = now.copy()
         for new, component in enumerate(worst.tolist(), start=k):
             later[bad & (now == component)] = new
-        self._marginals = None
         self._relabel(later)
 
     def _far(self, labels: np.ndarray, cost: np.ndarray) -> np.ndarray:
@@ -195,23 +198,20 @@ class _Learner:
         self, rows: np.ndarray, *, start: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns labels and costs of some samples."""
-        model = self._model
-        changed = np.array(sorted(model.changed), np.int64)
-        model.changed.clear()
-        self._marginals = assign.bounds(
-            model.mixture, self._basis, reuse=self._marginals, changed=changed
-        )
         labels, costs = [], []
-        for first in range(0, len(rows), assign.CHUNK):
-            part = slice(first, first + assign.CHUNK)
-            label, cost, _ = assign.nearest_info(
-                model.mixture,
-                np.asarray(self._features[rows[part]]),
-                start=None if start is None else start[part],
-                marginals=self._marginals,
+        size = min(max(len(rows), 1), SLICE)
+        for first in range(0, len(rows), size):
+            part = slice(first, first + size)
+            missing = size - len(rows[part])  # One shape, one program.
+            x = np.pad(np.asarray(self._features[rows[part]]), ((0, missing), (0, 0)))
+            guess = np.full(size, -1, np.int32)
+            if start is not None:
+                guess[: size - missing] = start[part]
+            label, cost = assign.nearest(
+                self._model.mixture, x, start=guess, axes=self._axes
             )
-            labels.append(label)
-            costs.append(cost)
+            labels.append(np.asarray(label)[: size - missing])
+            costs.append(np.asarray(cost)[: size - missing])
         return np.concatenate(labels), np.concatenate(costs)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Key
 
-from gladjax import assign, covariance, iteration, kmle, mixture, seeding
+from gladjax import assign, covariance, iteration, kmle, mixture, samples, seeding
 from gladjax.covariance import Shrinkage
-from gladjax.iteration import KMLEInfo, Snapshot
+from gladjax.iteration import KMLEInfo, Row, Snapshot
 from gladjax.kmle import Seeding
 from gladjax.mixture import GaussianMixture
 from gladjax.sharding.placing import axis_of, deal, gather
@@ -51,8 +51,7 @@ def fit(  # noqa: PLR0913 - as `kmle.fit`
       min_count: Components of fewer samples are dropped.
       shrinkage: Shrinkage intensity.
       seed: Draws the centres.
-      nearest: `assign.nearest`, or `assign.pruned` where components and features are
-        many.
+      nearest: Returns labels and costs of samples; takes a ``limit``.
       monitor: Called after every step.
       resume: A snapshot of an interrupted fit of the same samples and options.
 
@@ -70,13 +69,14 @@ def fit(  # noqa: PLR0913 - as `kmle.fit`
     if valid is None:
         spec = NamedSharding(mesh, PartitionSpec(axis))
         valid = jax.make_array_from_callback((n,), spec, lambda _: np.ones(1, bool))
+    samples.checked(features, valid)
     used = gather(valid)
-    iteration.check(features.shape, num_components, used)
-    iteration.check_fit(int(used.sum()), max_steps, tolerance, min_count)
-    num_components = iteration.usable(num_components, int(used.sum()), min_count)
+    count = int(used.sum())
+    iteration.check_fit(num_components, count, max_steps, tolerance, min_count)
+    num_components = iteration.usable(num_components, count, min_count)
     programs = _programs(mesh, min_count, shrinkage, nearest)
-    floor, finite = programs.floor(features, valid)
-    if not finite:
+    floor = programs.floor(features, valid)
+    if not np.isfinite(np.asarray(floor)):
         raise ValueError("features of samples that count must be finite")
     if resume is None:
         size = max(kmle.SEED_SAMPLES, 10 * num_components)
@@ -88,19 +88,22 @@ def fit(  # noqa: PLR0913 - as `kmle.fit`
         history = np.zeros((0, 5))
     else:
         labels, history = iteration.resumed(resume, n, num_components)
-    steps = _Steps(programs, features, valid, floor)
-    fitted, info = iteration.iterate(
-        steps.estimate,
-        steps.search,
-        labels,
+    steps = _Steps(programs, features, valid, floor, num_components)
+    (fitted, labels), history, converged = iteration.iterate(
+        steps,
+        (steps.estimate(labels), labels),
         history,
-        used=used,
-        num_components=num_components,
+        dimension=features.shape[1],
         max_steps=max_steps,
         tolerance=tolerance,
         monitor=monitor,
+        snapshot=lambda state: {"labels": state[1]},
     )
-    return mixture.compact(_whole(fitted)), info
+    whole = _whole(fitted)
+    info = iteration.reported(
+        fitted.log_weights, labels, history, converged=converged
+    )
+    return mixture.compact(whole), info
 
 
 class _Spread(NamedTuple):
@@ -109,56 +112,68 @@ class _Spread(NamedTuple):
     parts: GaussianMixture
     places: np.ndarray
     log_weights: np.ndarray
-    means: Array
 
 
 class _Steps:
-    """Both steps for `iteration.iterate`."""
+    """The step for `iteration.iterate`."""
 
     def __init__(
-        self, programs: Programs, features: Array, valid: Array, floor: Array
+        self,
+        programs: Programs,
+        features: Array,
+        valid: Array,
+        floor: Array,
+        num_components: int,
     ) -> None:
         self._programs, self._features, self._valid = programs, features, valid
-        self._floor = floor
-        self._room = 0
+        self._floor, self._k = floor, num_components
+        self._count = int(gather(valid).sum())
+        self._room, self._entries = 0, 1
         spec = PartitionSpec(programs.axis)
         self._sharding = NamedSharding(programs.mesh, spec)
         self._min_count = programs.min_count
 
-    def estimate(self, labels: np.ndarray, num_components: int) -> tuple[_Spread, None]:
-        counts = np.bincount(labels[labels >= 0], minlength=num_components)
-        size = self._programs.mesh.size
+    def __call__(
+        self, state: tuple[_Spread, np.ndarray]
+    ) -> tuple[tuple[_Spread, np.ndarray], Row]:
+        """Assigns every sample, then fits every component."""
+        old, labels = state
+        found, cost = self._programs.search(
+            self._features, self._valid, old.parts, old.places
+        )
+        new = gather(found)
+        mean = float(np.sum(gather(cost), dtype=np.float64)) / self._count
+        fitted = self.estimate(new)
+        alive, k = int(np.isfinite(fitted.log_weights).sum()), float(self._k)
+        return (fitted, new), Row(mean, alive, int(np.sum(new != labels)), k, k)
+
+    def estimate(self, labels: np.ndarray) -> _Spread:
+        """Fits every component on its device."""
+        counts = np.bincount(labels[labels >= 0], minlength=self._k)
+        size, d = self._programs.mesh.size, self._features.shape[1]
         places = deal(counts, size)
-        place = np.zeros(num_components + 1, np.int32)
+        place = np.zeros(self._k + 1, np.int32)
         place[places.ravel()] = np.arange(places.size)
-        per_device = np.append(counts, 0)[places].sum(axis=1)
+        dealt = np.append(counts, 0)[places].astype(np.int64)
         grain = max(LEAST_ROOM, self._features.shape[0] // (size * GRAIN))
-        room = -(-max(int(per_device.max()), 1) // grain) * grain
+        room = -(-max(int(dealt.sum(axis=1).max()), 1) // grain) * grain
         self._room = max(self._room, room)
+        needed = int(np.where(dealt < d, dealt**2, 0).sum(axis=1).max())
+        self._entries = max(self._entries, 1 << max(needed - 1, 0).bit_length())
         spread = jax.make_array_from_callback(
             labels.shape, self._sharding, lambda at: labels[at]
         )
-        fitted = self._programs.estimate(self._room)(
+        fitted = self._programs.estimate(self._room, self._entries)(
             self._features,
             spread,
-            place[:num_components],
+            place[: self._k],
             counts.astype(np.int32),
             self._floor,
         )
         alive = np.where(counts >= self._min_count, counts, 0)
         with np.errstate(divide="ignore"):
             log_weights = np.log(alive / max(alive.sum(), 1))
-        return _Spread(fitted, places, log_weights, fitted.means), None
-
-    def search(
-        self, fitted: _Spread, labels: np.ndarray, changed: None
-    ) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-        del labels, changed
-        found, cost = self._programs.search(
-            self._features, self._valid, fitted.parts, fitted.places
-        )
-        k = float(len(fitted.log_weights))
-        return gather(found), gather(cost), (k, k)
+        return _Spread(fitted, places, log_weights)
 
 
 def _whole(spread: _Spread) -> GaussianMixture:
@@ -166,18 +181,15 @@ def _whole(spread: _Spread) -> GaussianMixture:
     parts = jax.tree.map(gather, spread.parts)
     num_devices, own = spread.places.shape
     k = len(spread.log_weights)
-    rows = len(parts.rows) // num_devices  # Of one device.
-    offsets = parts.offsets + np.repeat(np.arange(num_devices) * rows, own)
+
+    def of(device: int) -> GaussianMixture:
+        def part(values: np.ndarray) -> np.ndarray:
+            size = len(values) // num_devices
+            return values[device * size : (device + 1) * size]
+
+        return mixture.first(jax.tree.map(part, parts), own)
+
+    every = mixture.join([of(device) for device in range(num_devices)])
     at = np.zeros(k + 1, np.int64)
     at[spread.places.ravel()] = np.arange(spread.places.size)
-    at = at[:k]
-    return GaussianMixture(
-        log_weights=parts.log_weights[at],
-        means=parts.means[at],
-        rows=parts.rows,
-        variances=parts.variances,
-        offsets=offsets[at].astype(np.int32),
-        ranks=parts.ranks[at],
-        noise=parts.noise[at],
-        log_dets=parts.log_dets[at],
-    )
+    return mixture.chosen(every, at[:k])

@@ -49,15 +49,13 @@ class Programs:
                 )
             )
 
-        def floor(features: Array, valid: Array) -> tuple[Array, Array]:
-            sound = jnp.isfinite(features) | ~valid[:, None]
-            bad = jax.lax.psum(jnp.sum(~sound), axis)
-            return estimation.floor_of(features, valid, axis_name=axis), bad == 0
+        def floor(features: Array, valid: Array) -> Array:
+            return estimation.floor_of(features, valid, axis_name=axis)
 
         def euclidean(features: Array, valid: Array, centres: Array) -> Array:
             return jnp.where(valid, seeding.euclidean(features, centres), -1)
 
-        self.floor = spread(floor, (many, many), (one, one))
+        self.floor = spread(floor, (many, many), one)
         self.take = spread(functools.partial(_take, axis=axis), (many, one), one)
         self.euclidean = spread(euclidean, (many, many, one), many)
         self.search = spread(
@@ -68,25 +66,27 @@ class Programs:
         self.min_count = min_count
         self._spread, self._inputs = spread, (many, many, one, one, one)
         self._options = {"min_count": min_count, "shrinkage": shrinkage}
-        self._estimates: dict[int, Callable] = {}
+        self._estimates: dict[tuple[int, int], Callable] = {}
 
-    def estimate(self, room: int) -> Callable:
+    def estimate(self, room: int, entries: int) -> Callable:
         """Returns the M-step for devices with room for so many samples.
 
         Args:
           room: Samples that a device keeps for its own components.
+          entries: Size of the flat array of their inverses.
 
         Returns:
           The program: from samples, labels, the place of each component, the places
           and the floor to a mixture that is spread over the devices.
         """
-        if room not in self._estimates:
+        key = (room, entries)
+        if key not in self._estimates:
             body = functools.partial(
-                _estimate, axis=self.axis, room=room, options=self._options
+                _estimate, axis=self.axis, room=key, options=self._options
             )
             outputs = PartitionSpec(self.axis)
-            self._estimates[room] = self._spread(body, self._inputs, outputs)
-        return self._estimates[room]
+            self._estimates[key] = self._spread(body, self._inputs, outputs)
+        return self._estimates[key]
 
 
 def _take(features: Array, index: Array, *, axis: str) -> Array:
@@ -112,12 +112,13 @@ def _estimate(
     floor: Float[Array, ""],
     *,
     axis: str,
-    room: int,
+    room: tuple[int, int],
     options: dict[str, Any],
 ) -> GaussianMixture:
     """Fits the components of this device: the samples of all go round (M-step)."""
     size, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
     k, d = place.shape[0], features.shape[1]
+    room, entries = room
     own = -(-k // size)
     target = jnp.where(labels >= 0, place[labels], size * own)
     sent = jnp.zeros((size + 1,), jnp.int32).at[target // own].add(1)
@@ -139,7 +140,10 @@ def _estimate(
     names = jnp.full((room,), -1, jnp.int32)
     carry = (kept, names, features, target.astype(jnp.int32))
     kept, names, _, _ = jax.lax.fori_loop(0, size, keep, carry)
-    fitted = estimation.maximize(kept, names, own, floor=floor, **options)
+    size_of = (min(room, own * d), entries)
+    fitted = estimation.maximize(
+        kept, names, own, floor=floor, room=size_of, **options
+    )
     # The weights are shares of all samples, not of this device's.
     alive = counts >= options["min_count"]
     whole = jnp.maximum(jnp.sum(jnp.where(alive, counts, 0)), 1)
