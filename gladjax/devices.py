@@ -46,7 +46,16 @@ class Sizes(NamedTuple):
     together: bool
 
 
-CPU = Sizes(whole=48, rank=32, wide=160, chunk=4096, listed=1, slots=16, elements=1 << 19, together=False)
+CPU = Sizes(
+    whole=48,
+    rank=32,
+    wide=160,
+    chunk=4096,
+    listed=1,
+    slots=16,
+    elements=1 << 19,
+    together=False,
+)
 ACCELERATOR = Sizes(
     whole=32,
     rank=32,
@@ -124,8 +133,6 @@ def in_chunks(
         return whole, jax.tree.map(jnp.add, carry[1], numbers)
 
     shapes = jax.eval_shape(lambda: function(*cut(0)))
-    empty = jax.tree.map(
-        lambda s: jnp.zeros((n, *s.shape[1:]), s.dtype), shapes[0]
-    )
+    empty = jax.tree.map(lambda s: jnp.zeros((n, *s.shape[1:]), s.dtype), shapes[0])
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1])
     return jax.lax.fori_loop(0, -(-n // chunk), visit, (empty, zero))

@@ -44,8 +44,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from gladjax import assign, covariance, devices, estimation, iteration, kmle, mixture
-from gladjax import samples, seeding
+from gladjax import (
+    assign,
+    covariance,
+    devices,
+    estimation,
+    iteration,
+    kmle,
+    mixture,
+    samples,
+    seeding,
+)
 from gladjax.assign import Coordinates
 from gladjax.covariance import PRECISION, Shrinkage
 from gladjax.iteration import KMLEInfo, Row, Snapshot
@@ -140,7 +149,7 @@ def step(
     features: Float[AnyArray, "n d"],
     *,
     valid: Bool[AnyArray, " n"] | None = None,
-    min_count: float = 2,
+    min_count: int = 2,
     shrinkage: Shrinkage = covariance.oas,
 ) -> tuple[EMState, KMLEInfo]:
     """Weighs every sample, then fits every component; holds ``n k`` responsibilities.
@@ -296,7 +305,7 @@ class _Steps:
         self,
         features: AnyArray,
         valid: AnyArray | None,
-        options: tuple[float, Shrinkage],
+        options: tuple[int, Shrinkage],
     ) -> None:
         n = features.shape[0]
         used = np.ones(n, bool) if valid is None else np.asarray(valid)
@@ -415,7 +424,7 @@ def _maximize(  # noqa: PLR0913 - what the M-step takes, positional for jit
     floor: Array,
     num_components: int,
     room: tuple[int, int],
-    min_count: float,
+    min_count: int,
     shrinkage: Shrinkage,
 ) -> GaussianMixture:
     """The M-step."""

@@ -21,6 +21,7 @@ Differs from the reference in
 """
 
 import dataclasses
+import itertools
 from functools import partial
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ def maximize(
     owner: Int[AnyArray, " p"] | None = None,
     weights: Float[AnyArray, " p"] | None = None,
     room: tuple[int, int] | None = None,
-    min_count: float = 2,
+    min_count: int = 2,
     shrinkage: Shrinkage = covariance.oas,
     floor: Float[AnyArray, ""] | None = None,
 ) -> GaussianMixture:
@@ -190,7 +191,9 @@ def _fit_few(
     shrinkage: Shrinkage,
 ) -> GaussianMixture:
     """Fits the components of fewer than ``d`` samples."""
-    covariances = jax.vmap(partial(covariance.spiked, shrinkage=shrinkage), (0, 0, None))
+    covariances = jax.vmap(
+        partial(covariance.spiked, shrinkage=shrinkage), (0, 0, None)
+    )
 
     def visit(fitted: GaussianMixture, batch: Batch) -> GaussianMixture:
         own, filled = batch.own, batch.filled
@@ -289,7 +292,7 @@ def maximize_streamed(
     num_components: int,
     *,
     floor: Float[AnyArray, ""],
-    min_count: float = 2,
+    min_count: int = 2,
     shrinkage: Shrinkage = covariance.oas,
 ) -> GaussianMixture:
     """Does what `maximize` does with samples that stay on the host.
@@ -317,10 +320,10 @@ def maximize_streamed(
         first = firsts[-1]
         inside = starts[first + 1 :] - starts[first] <= capacity
         firsts.append(first + max(1, int(inside.sum())))
-    most = max(np.diff(firsts))
-    entries = max(int(few[a:b].sum()) for a, b in zip(firsts, firsts[1:], strict=False))
+    most = int(max(np.diff(firsts)))
+    entries = max(int(few[a:b].sum()) for a, b in itertools.pairwise(firsts))
     room = (min(capacity, most * d), max(entries, 1))
-    for first, last in zip(firsts, firsts[1:], strict=False):
+    for first, last in itertools.pairwise(firsts):
         index = order[starts[first] : starts[last]]
         x = np.zeros((capacity, d), features.dtype)
         x[: len(index)] = features[index]
@@ -340,7 +343,7 @@ def _maximize(
     labels: Array,
     num_components: int,
     room: tuple[int, int],
-    min_count: float,
+    min_count: int,
     shrinkage: Shrinkage,
     floor: Array,
 ) -> GaussianMixture:

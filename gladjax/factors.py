@@ -112,9 +112,7 @@ def rows_of(fitted: GaussianMixture, batch: Batch) -> Int[Array, "b c"]:
     return jnp.where(batch.filled, row, fitted.rows.shape[0])
 
 
-def write_few(
-    fitted: GaussianMixture, batch: Batch, factor: Factor
-) -> GaussianMixture:
+def write_few(fitted: GaussianMixture, batch: Batch, factor: Factor) -> GaussianMixture:
     """Writes the factors of a batch into the mixture."""
     own = batch.own
     return dataclasses.replace(

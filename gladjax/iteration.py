@@ -91,7 +91,7 @@ def iterate(
     tolerance: float,
     monitor: Callable[[Snapshot], None] | None = None,
     snapshot: Callable[[S], dict[str, Any]],
-) -> tuple[S, Float[np.ndarray, "t 5"], bool]:
+) -> tuple[S, Float[np.ndarray, "_t 5"], bool]:
     """Repeats a step until the stopping rule is met: the loop of every `fit`.
 
     Args:

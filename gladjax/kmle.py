@@ -366,9 +366,7 @@ def _search(
     features = jnp.ldexp(features, exponent) if exponent else features
     limit = jnp.where(used, jnp.inf, -jnp.inf).astype(features.dtype)
     bounds = assign.prepare(old, axes)
-    new, cost, info = assign.assigned(
-        old, bounds, features, start=labels, limit=limit
-    )
+    new, cost, info = assign.assigned(old, bounds, features, start=labels, limit=limit)
     new = jnp.where(used, new, -1)
     cost = jnp.where(used, cost, 0)
     missing = -cost.shape[0] % SUMMED
@@ -410,9 +408,7 @@ _STATIC = ("num_components", "room", "min_count", "shrinkage")
 _estimate = jax.jit(_fitted, static_argnames=_STATIC)
 
 
-@partial(
-    jax.jit, static_argnames=_STATIC, donate_argnames="old", keep_unused=True
-)
+@partial(jax.jit, static_argnames=_STATIC, donate_argnames="old", keep_unused=True)
 def _reestimate(
     old: GaussianMixture,
     features: Array,

@@ -190,7 +190,9 @@ def mahalanobis(
     begins = inverse_offsets(mixture)
     entry = jnp.arange(inverses.shape[0], dtype=jnp.int32)
     sizes = jnp.where(ranks < d, jnp.square(ranks), 0)
-    mine = jnp.searchsorted(begins + sizes, entry, side="right", method="scan_unrolled").astype(jnp.int32)
+    mine = jnp.searchsorted(
+        begins + sizes, entry, side="right", method="scan_unrolled"
+    ).astype(jnp.int32)
     local = entry - begins.at[mine].get(mode="fill", fill_value=0)
     rank = jnp.maximum(ranks.at[mine].get(mode="fill", fill_value=1), 1)
     first = offsets.at[mine].get(mode="fill", fill_value=rows.shape[0])

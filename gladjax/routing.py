@@ -99,7 +99,9 @@ def cut(order: Int[Array, " n"], counts: Int[Array, " k"], *, size: int) -> Bloc
     per_group = (counts + size - 1) // size
     block_ends = jnp.cumsum(per_group, dtype=jnp.int32)
     block = jnp.arange(num_blocks, dtype=jnp.int32)
-    group = jnp.searchsorted(block_ends, block, side="right", method="scan_unrolled").astype(jnp.int32)
+    group = jnp.searchsorted(
+        block_ends, block, side="right", method="scan_unrolled"
+    ).astype(jnp.int32)
     used = group < num_groups
     group = jnp.where(used, group, 0)
     within = block - (block_ends - per_group)[group]

@@ -75,7 +75,9 @@ def checked(features: AnyArray, valid: AnyArray | None) -> AnyArray:
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(f"features must be of shape (n, d), not {features.shape}")
     if valid is not None and valid.shape != features.shape[:1]:
-        raise ValueError(f"valid must be of shape {features.shape[:1]}, not {valid.shape}")
+        raise ValueError(
+            f"valid must be of shape {features.shape[:1]}, not {valid.shape}"
+        )
     if not jnp.issubdtype(features.dtype, jnp.number) or jnp.issubdtype(
         features.dtype, jnp.complexfloating
     ):

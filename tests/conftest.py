@@ -5,9 +5,13 @@ import os
 import pathlib
 import signal
 
+# Virtual devices for the sharding tests; a single program still uses device 0. Programs
+# are compiled without optimisation: here most of the time is compiling, not running.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_force_host_platform_device_count=8"
-)  # Virtual devices for the sharding tests; a single program still uses device 0.
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true",
+)
 
 import jax
 import numpy as np

@@ -39,11 +39,9 @@ def dense(fitted):
     for c in range(k):
         first, rank = int(fitted.offsets[c]), int(fitted.ranks[c])
         rows = np.asarray(fitted.rows[first : first + rank], np.float64)
-        variances = np.asarray(fitted.variances[first : first + rank], np.float64)
-        noise = float(fitted.noise[c])
+        noise, scale = float(fitted.noise[c]), float(fitted.scales[c])
         if rank == d:
             result[c] = np.linalg.inv(rows.T @ rows)
         else:
-            excess = variances * (variances - noise)
-            result[c] = noise * np.eye(d) + (rows.T * excess) @ rows
+            result[c] = noise * np.eye(d) + scale * rows.T @ rows
     return result

@@ -17,23 +17,22 @@ def samples_of(rng, n, d):
     return rng.normal(size=(n, d)) * np.exp(rng.normal(size=d)) + rng.normal(size=d)
 
 
-def dense(factor, d):
-    """The covariance matrix that a factor stands for."""
-    rank = int(factor.rank)
-    rows = np.asarray(factor.rows, np.float64)[:rank]
-    variances = np.asarray(factor.variances, np.float64)[:rank]
-    noise = float(factor.noise)
-    if rank == d:
-        return np.linalg.inv(rows.T @ rows)
-    excess = variances * (variances - noise)
-    return noise * np.eye(d) + (rows.T * excess) @ rows
+def roots(samples, size, dtype):
+    """The centred samples as rows of a block."""
+    block = np.zeros((size, samples.shape[1]), dtype)
+    block[: len(samples)] = samples - samples.mean(axis=0)
+    return jnp.asarray(block)
 
 
-def padded(samples, size, dtype):
-    """A block of the given size, rubbish in its unused rows, and its mask."""
-    block = np.full((size, samples.shape[1]), 1e3, dtype)
-    block[: len(samples)] = samples
-    return jnp.asarray(block), jnp.arange(size) < len(samples)
+def dense(factor, B=None):
+    """The covariance matrix that a factor stands for, and its inverse."""
+    if B is None:
+        rows = np.asarray(factor.rows, np.float64)
+        return np.linalg.inv(rows.T @ rows), rows.T @ rows
+    B, H = np.asarray(B, np.float64), np.asarray(factor.inverse, np.float64)
+    a, s, d = float(factor.scale), float(factor.noise), B.shape[1]
+    sigma = s * np.eye(d) + a * B.T @ B
+    return sigma, (np.eye(d) - a * B.T @ H @ B) / s
 
 
 # Against the paper
@@ -58,23 +57,25 @@ def test_oas_of_a_factor_matches_equation_9(x64, rng):
 @pytest.mark.parametrize("n", [2, 5, 24])
 def test_spikes_are_the_shrunk_covariance(x64, rng, n):
     x = samples_of(rng, n, 24)
-    mean, factor = covariance.spiked(*padded(x, 24, np.float64), jnp.asarray(1e-6))
-    expected_mean, S = oracles.scatter(x)
-    sigma = oracles.shrunk(S, n, 1e-6)
-    np.testing.assert_allclose(mean, expected_mean, rtol=1e-12, atol=1e-14)
-    scale = np.trace(sigma) / 24
-    np.testing.assert_allclose(dense(factor, 24), sigma, rtol=0, atol=1e-11 * scale)
+    B = roots(x, 24, np.float64)
+    factor = covariance.spiked(B, n, jnp.asarray(1e-6))
+    sigma = oracles.shrunk(oracles.scatter(x)[1], n, 1e-6)
+    ours, inverse = dense(factor, B)
+    np.testing.assert_allclose(ours, sigma, rtol=0, atol=1e-12 * np.trace(sigma))
+    error = 1e-10 * np.abs(np.linalg.inv(sigma)).max()
+    np.testing.assert_allclose(inverse, np.linalg.inv(sigma), rtol=0, atol=error)
     log_det = np.linalg.slogdet(sigma)[1]
     assert float(factor.log_det) == pytest.approx(log_det, rel=1e-12, abs=1e-11)
 
 
 def test_spikes_in_float32_agree_with_float64(rng):
     x = samples_of(rng, 9, 24)
-    _, factor = covariance.spiked(*padded(x, 24, np.float32), jnp.float32(1e-6))
+    B = roots(x, 16, np.float32)
+    factor = covariance.spiked(B, 9, jnp.float32(1e-6))
     sigma = oracles.shrunk(oracles.scatter(x.astype(np.float32))[1], 9, 1e-6)
-    # The dense matrix is a sum of 9 outer products of rows rounded to 2^-24.
+    # Sums of 9 products of numbers rounded to 2^-24.
     np.testing.assert_allclose(
-        dense(factor, 24), sigma, rtol=0, atol=1e-5 * np.abs(sigma).max()
+        dense(factor, B)[0], sigma, rtol=0, atol=1e-5 * np.abs(sigma).max()
     )
     log_det = np.linalg.slogdet(sigma)[1]
     assert float(factor.log_det) == pytest.approx(log_det, abs=1e-4)
@@ -86,10 +87,11 @@ def test_whitening_is_of_the_shrunk_covariance(x64, rng, n):
     _, S = oracles.scatter(x)
     factor = covariance.whitened(jnp.asarray(n * S), n, jnp.asarray(1e-6))
     sigma = oracles.shrunk(S, n, 1e-6)
-    assert int(factor.rank) == 24
+    assert not np.any(np.triu(factor.rows, 1))
     np.testing.assert_allclose(
-        dense(factor, 24), sigma, rtol=0, atol=1e-11 * np.abs(sigma).max()
+        dense(factor)[0], sigma, rtol=0, atol=1e-11 * np.abs(sigma).max()
     )
+    assert float(factor.scale) == pytest.approx(np.trace(sigma) / 24, rel=1e-12)
     log_det = np.linalg.slogdet(sigma)[1]
     assert float(factor.log_det) == pytest.approx(log_det, rel=1e-12, abs=1e-11)
 
@@ -101,13 +103,12 @@ def test_without_shrinkage_the_floor_is_the_noise(x64, rng, n):
     floor, plain = jnp.asarray(0.01), covariance.no_shrinkage
     if n > 24:
         factor = covariance.whitened(jnp.asarray(n * S), n, floor, shrinkage=plain)
+        ours = dense(factor)[0]
     else:
-        block = padded(x, 24, np.float64)
-        _, factor = covariance.spiked(*block, floor, shrinkage=plain)
+        B = roots(x, 24, np.float64)
+        ours = dense(covariance.spiked(B, n, floor, shrinkage=plain), B)[0]
     sigma = oracles.shrunk(S, n, 0.01, rho=0.0)
-    np.testing.assert_allclose(
-        dense(factor, 24), sigma, rtol=0, atol=1e-11 * np.abs(sigma).max()
-    )
+    np.testing.assert_allclose(ours, sigma, rtol=0, atol=1e-11 * np.abs(sigma).max())
 
 
 # Against a stranger
@@ -157,32 +158,33 @@ def test_shrinkage_survives_extreme_scales_in_float32(rng, scale):
 
 def test_spikes_and_whitening_agree_where_both_apply(x64, rng):
     x = samples_of(rng, 24, 24)
-    _, spikes = covariance.spiked(*padded(x, 24, np.float64), jnp.asarray(1e-6))
+    B = roots(x, 24, np.float64)
+    spikes = covariance.spiked(B, 24, jnp.asarray(1e-6))
     S = oracles.scatter(x)[1]
     whole = covariance.whitened(jnp.asarray(24 * S), 24, jnp.asarray(1e-6))
-    np.testing.assert_allclose(dense(spikes, 24), dense(whole, 24), atol=1e-10)
+    np.testing.assert_allclose(dense(spikes, B)[0], dense(whole)[0], atol=1e-10)
     assert float(spikes.log_det) == pytest.approx(float(whole.log_det), abs=1e-9)
 
 
-def test_spikes_fall_and_are_fewer_than_samples(rng):
-    x = samples_of(rng, 9, 24)
-    _, factor = covariance.spiked(*padded(x, 16, np.float32), jnp.float32(1e-6))
-    rank = int(factor.rank)
-    assert rank == 8
-    assert np.all(np.diff(factor.variances[:rank]) <= 0)
-    assert np.all(np.asarray(factor.variances[:rank]) > float(factor.noise))
-    assert not np.any(factor.rows[rank:])
-    assert np.all(np.asarray(factor.variances[rank:]) == 1)
+def test_the_noise_stays_above_rounding(rng):
+    # Without shrinkage and with a tiny floor the factor would not exist in float32.
+    x = samples_of(rng, 200, 24)
+    x[:, 3] = x[:, 2]
+    S = jnp.asarray(oracles.scatter(x)[1], jnp.float32)
+    plain = covariance.no_shrinkage
+    factor = covariance.whitened(200 * S, 200, jnp.float32(1e-20), shrinkage=plain)
+    assert np.all(np.isfinite(factor.rows))
+    least = covariance.LEAST * np.finfo(np.float32).eps * float(jnp.trace(S))
+    assert float(factor.noise) == pytest.approx(least, rel=1e-5)
 
 
-def test_the_order_and_the_place_of_samples_do_not_matter(x64, rng):
+def test_unused_rows_change_nothing(x64, rng):
     x = samples_of(rng, 6, 24)
-    block, mask = padded(x, 24, np.float64)
-    order = rng.permutation(24)
-    mean, factor = covariance.spiked(block, mask, jnp.asarray(1e-6))
-    other_mean, other = covariance.spiked(block[order], mask[order], jnp.asarray(1e-6))
-    np.testing.assert_allclose(mean, other_mean, rtol=1e-13)
-    np.testing.assert_allclose(dense(factor, 24), dense(other, 24), atol=1e-12)
+    small = covariance.spiked(roots(x, 6, np.float64), 6, jnp.asarray(1e-6))
+    large = covariance.spiked(roots(x, 20, np.float64), 6, jnp.asarray(1e-6))
+    np.testing.assert_allclose(large.inverse[:6, :6], small.inverse, rtol=1e-10)
+    assert not np.any(large.inverse[:6, 6:])
+    assert float(large.log_det) == pytest.approx(float(small.log_det), rel=1e-12)
 
 
 # Corners
@@ -200,27 +202,22 @@ def test_one_dimension_keeps_its_variance(x64, rng):
     x = samples_of(rng, 50, 1)
     _, S = oracles.scatter(x)
     factor = covariance.whitened(jnp.asarray(50 * S), 50, jnp.asarray(1e-6))
-    np.testing.assert_allclose(dense(factor, 1), S, rtol=1e-12)
+    np.testing.assert_allclose(dense(factor)[0], S, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", [0, 1, 3, 7])
 def test_copies_get_the_floor(x64, n, dtype):
-    # Values whose sum of n rounds: the mean of copies need not be the copy.
-    x = np.tile(np.linspace(100.1, 300.7, 12), (n, 1))
-    block, mask = padded(x, 12, dtype)
-    mean, factor = covariance.spiked(block, mask, jnp.asarray(1e-3, dtype))
-    assert int(factor.rank) == 0
+    factor = covariance.spiked(jnp.zeros((8, 12), dtype), n, jnp.asarray(1e-3, dtype))
+    assert float(factor.scale) == 0
     assert float(factor.noise) == pytest.approx(1e-3)
     assert float(factor.log_det) == pytest.approx(12 * np.log(1e-3), rel=1e-6)
-    if n:
-        np.testing.assert_allclose(mean, x[0], rtol=1e-6)
 
 
 def test_a_scatter_of_zero_gets_the_floor():
     zero = jnp.zeros((4, 4), jnp.float32)
     factor = covariance.whitened(zero, 9, jnp.float32(1e-3))
-    np.testing.assert_allclose(dense(factor, 4), 1e-3 * np.eye(4), rtol=1e-6)
+    np.testing.assert_allclose(dense(factor)[0], 1e-3 * np.eye(4), rtol=1e-6)
 
 
 def test_constant_features_get_the_noise(x64, rng):
@@ -230,15 +227,7 @@ def test_constant_features_get_the_noise(x64, rng):
     factor = covariance.whitened(jnp.asarray(40 * S), 40, jnp.asarray(1e-6))
     sigma = oracles.shrunk(S, 40, 1e-6)
     assert sigma[2, 2] == pytest.approx(oracles.oas(S, 40) * np.trace(S) / 6)
-    np.testing.assert_allclose(dense(factor, 6), sigma, atol=1e-12)
-
-
-def test_pairs_have_one_spike(x64, rng):
-    x = samples_of(rng, 2, 24)
-    _, factor = covariance.spiked(*padded(x, 8, np.float64), jnp.asarray(1e-6))
-    assert int(factor.rank) <= 1
-    sigma = oracles.shrunk(oracles.scatter(x)[1], 2, 1e-6)
-    np.testing.assert_allclose(dense(factor, 24), sigma, atol=1e-11 * sigma.max())
+    np.testing.assert_allclose(dense(factor)[0], sigma, atol=1e-12)
 
 
 # Transformations
@@ -246,14 +235,13 @@ def test_pairs_have_one_spike(x64, rng):
 
 def test_vmap_equals_a_loop(rng):
     x = jnp.asarray(rng.normal(size=(3, 8, 12)), jnp.float32)
-    mask = jnp.arange(8)[None, :] < jnp.array([[2], [5], [8]])
+    counts = jnp.asarray([3.0, 8.0, 20.0], jnp.float32)
     floor = jnp.float32(1e-6)
-    many = jax.vmap(covariance.spiked, in_axes=(0, 0, None))(x, mask, floor)
+    many = jax.vmap(covariance.spiked, in_axes=(0, 0, None))(x, counts, floor)
     for i in range(3):
-        one = covariance.spiked(x[i], mask[i], floor)
-        sigma = dense(jax.tree.map(lambda leaf, i=i: leaf[i], many[1]), 12)
-        np.testing.assert_allclose(sigma, dense(one[1], 12), atol=1e-5)
-        np.testing.assert_allclose(many[0][i], one[0], atol=1e-6)
+        one = covariance.spiked(x[i], counts[i], floor)
+        for a, b in zip(many, one, strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5)
 
 
 def test_one_trace_serves_all_counts(rng):

@@ -24,12 +24,9 @@ def built(rng, k, d, *, dtype=np.float64, dead=0):
 
 
 def mixed(rng, *, min_count=1):
-    """A fitted mixture of rank 0, 1, n - 1 and d in 12 dimensions, and its moments."""
+    """A fitted mixture of rank 1, 2, 5 and d in 12 dimensions, and its moments."""
     x, labels = synthetic.clusters(rng, [1, 2, 5, 12, 40, 1], 12)
-    estimate = estimation.Estimator(
-        x, floor=oracles.floor_variance(x), min_count=min_count
-    )
-    fitted, _ = estimate(labels.astype(np.int32), 6)
+    fitted = estimation.maximize(x, labels.astype(np.int32), 6, min_count=min_count)
     return fitted, oracles.maximize(x, labels, 6, min_count=min_count), x
 
 
@@ -46,7 +43,7 @@ def test_costs_match_equation_1(x64, rng, variant, d):
 
 def test_costs_of_mixed_ranks_match_equation_1(x64, rng):
     fitted, moments, x = mixed(rng)
-    assert sorted(set(fitted.ranks.tolist())) == [0, 1, 4, 11, 12]
+    assert sorted(set(fitted.ranks.tolist())) == [1, 2, 5, 12]
     costs = COSTS(fitted, jnp.asarray(x[:20]))
     np.testing.assert_allclose(costs, oracles.all_costs(x[:20], moments), rtol=1e-8)
 
@@ -106,7 +103,9 @@ def test_a_density_integrates_to_one(x64, rng):
 def test_every_row_has_its_owner(rng):
     fitted, _, _ = mixed(rng)
     expected = np.repeat(np.arange(6), fitted.ranks)
-    np.testing.assert_array_equal(mixture.owners(fitted), expected)
+    owners = np.asarray(mixture.owners(fitted))
+    np.testing.assert_array_equal(owners[: len(expected)], expected)
+    assert np.all(owners[len(expected) :] == 6)
 
 
 def test_compacting_changes_no_cost(x64, rng):
@@ -119,6 +118,27 @@ def test_compacting_changes_no_cost(x64, rng):
     x = jnp.asarray(x[:20])
     np.testing.assert_allclose(COSTS(small, x), COSTS(fitted, x)[:, alive], rtol=1e-13)
     assert mixture.num_bytes(small) < mixture.num_bytes(fitted)
+
+
+@pytest.mark.parametrize("exponent", [-40, 0, 7])
+def test_scaling_the_samples_scales_the_mixture(x64, rng, exponent):
+    fitted, _, x = mixed(rng)
+    scaled = mixture.rescaled(fitted, exponent)
+    expected = COSTS(fitted, jnp.asarray(x[:20])) + 2 * 12 * exponent * np.log(2)
+    costs = COSTS(scaled, jnp.asarray(np.ldexp(x[:20], exponent)))
+    np.testing.assert_allclose(costs, expected, rtol=1e-10)
+    sigma = COVARIANCES(fitted) * 4.0**exponent
+    np.testing.assert_allclose(COVARIANCES(scaled), sigma, rtol=1e-9)
+
+
+def test_parts_joined_are_the_whole(x64, rng):
+    fitted, _, x = mixed(rng)
+    parts = [mixture.chosen(fitted, np.arange(2)), mixture.chosen(fitted, np.arange(2, 6))]
+    whole = mixture.join(parts)
+    x = jnp.asarray(x[:20])
+    np.testing.assert_allclose(COSTS(whole, x), COSTS(fitted, x), rtol=1e-13)
+    back = mixture.chosen(fitted, np.array([3, 0]))
+    np.testing.assert_allclose(COSTS(back, x), COSTS(fitted, x)[:, [3, 0]], rtol=1e-13)
 
 
 # Corners

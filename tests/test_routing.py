@@ -63,30 +63,6 @@ def test_many_groups_are_sorted_too(rng):
     np.testing.assert_array_equal(np.diff(starts), np.bincount(labels, minlength=70000))
 
 
-@pytest.mark.parametrize("size", [1, 3, 100])
-def test_tasks_cover_each_group_without_overlap(labels, size):
-    order, starts = routing.group(labels, 4)
-    covered = np.zeros(len(order), int)
-    for component, first, end in routing.tasks(starts, size=size):
-        assert 0 < end - first <= size
-        assert np.all(labels[order[first:end]] == component)
-        covered[first:end] += 1
-    assert np.all(covered == 1)
-
-
-def test_sums_over_blocks_are_sums_over_groups(rng):
-    labels = rng.integers(0, 3, 50).astype(np.int32)
-    values = jnp.asarray(rng.normal(size=50), jnp.float32)
-    routed = routing.blocks(jnp.asarray(labels), 3, size=8)
-    sums = routing.map_blocks(
-        lambda index, filled, group: jnp.sum(jnp.where(filled, values[index], 0)),
-        routed,
-    )
-    totals = jax.ops.segment_sum(sums, routed.group, num_segments=3)
-    expected = [float(np.sum(np.asarray(values)[labels == c])) for c in range(3)]
-    np.testing.assert_allclose(totals, expected, atol=1e-5)
-
-
 def test_one_trace_serves_every_split(rng):
     chex.clear_trace_counter()
     traced = jax.jit(

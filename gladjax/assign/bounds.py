@@ -53,7 +53,9 @@ from gladjax.covariance import PRECISION
 from gladjax.mixture import AnyArray, GaussianMixture
 
 TAU = 2.0**-10  # Share of a bound that is given up for errors of the coordinates.
-PRECISE = 0.4  # Margin below which a polynomial is as good: real errors are 1 / 200 of it.
+PRECISE = (
+    0.4  # Margin below which a polynomial is as good: real errors are 1 / 200 of it.
+)
 LAMBDA = 8.0  # Standard deviations of rounding that a bound is safe from.
 SEEN = 4096  # Samples that the axes are computed from.
 SIZE = 32  # Rows in a block.
@@ -130,9 +132,7 @@ def coordinates(
     return Coordinates(jnp.where(sound, basis, jnp.eye(d, rank, dtype=x.dtype)), centre)
 
 
-def monomials(
-    shared: Coordinates, samples: Float[Array, "n d"]
-) -> Float[Array, "m n"]:
+def monomials(shared: Coordinates, samples: Float[Array, "n d"]) -> Float[Array, "m n"]:
     """Returns the monomials of samples, one sample a column.
 
     Args:

@@ -1,11 +1,9 @@
 """The nearest component of every sample, and a certificate (paper, Eq. 1)."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from gladjax import devices

@@ -25,7 +25,9 @@ from gladjax.assign.bounds import Bounds, lower, monomials
 from gladjax.assign.exact import distances_of_pairs
 from gladjax.mixture import GaussianMixture
 
-GUESSES = 3  # Pairs of least bound that each sample computes before open ones are listed.
+GUESSES = (
+    3  # Pairs of least bound that each sample computes before open ones are listed.
+)
 GROUP = 64  # Pairs that are counted together when open ones are listed.
 
 
@@ -171,7 +173,9 @@ def listed(mask: Bool[Array, "k c"], size: int) -> tuple[Array, Array]:
     counts = jnp.sum(grouped, axis=1, dtype=jnp.int32)
     ends = jnp.cumsum(counts, dtype=jnp.int32)
     place = jnp.arange(size, dtype=jnp.int32)
-    at = jnp.searchsorted(ends, place, side="right", method="scan_unrolled").astype(jnp.int32)
+    at = jnp.searchsorted(ends, place, side="right", method="scan_unrolled").astype(
+        jnp.int32
+    )
     at = jnp.minimum(at, grouped.shape[0] - 1)
     rank = place - (ends - counts)[at]
     # The place of the rank-th pair of its group: how many running counts are not above.

@@ -100,9 +100,7 @@ def fit(  # noqa: PLR0913 - as `kmle.fit`
         snapshot=lambda state: {"labels": state[1]},
     )
     whole = _whole(fitted)
-    info = iteration.reported(
-        fitted.log_weights, labels, history, converged=converged
-    )
+    info = iteration.reported(fitted.log_weights, labels, history, converged=converged)
     return mixture.compact(whole), info
 
 

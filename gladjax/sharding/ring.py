@@ -141,9 +141,7 @@ def _estimate(
     carry = (kept, names, features, target.astype(jnp.int32))
     kept, names, _, _ = jax.lax.fori_loop(0, size, keep, carry)
     size_of = (min(room, own * d), entries)
-    fitted = estimation.maximize(
-        kept, names, own, floor=floor, room=size_of, **options
-    )
+    fitted = estimation.maximize(kept, names, own, floor=floor, room=size_of, **options)
     # The weights are shares of all samples, not of this device's.
     alive = counts >= options["min_count"]
     whole = jnp.maximum(jnp.sum(jnp.where(alive, counts, 0)), 1)

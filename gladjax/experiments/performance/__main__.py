@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif options.table == "accelerator":
             records = accelerator.measure(
                 reduced=jax.default_backend() == "cpu",
-                save=lambda record: files.write_json(output / "accelerator.json", record),
+                save=lambda record: files.write_json(
+                    output / "accelerator.json", record
+                ),
             )
             rows = accelerator.rows(records)
         elif options.table == "out_of_core":

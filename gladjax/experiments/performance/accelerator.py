@@ -263,9 +263,7 @@ def _scoring(
             continue
         size = network.image_size
         pixels = jax.random.normal(jax.random.key(1), (batch, *size, 3))
-        seconds = clocked(
-            partial(detector.run, network, layers, pixels), rounds=3
-        )
+        seconds = clocked(partial(detector.run, network, layers, pixels), rounds=3)
         found[f"images_of_{batch}"] = batch / seconds
     return found
 
