@@ -22,8 +22,9 @@ Mahalanobis distance of a centred sample ``e`` is a sum of squares instead,
     |e - a B'v|^2 / s + a |v|^2
 
 the least value over all ``v`` of this expression, so that an error of ``v`` counts by
-its square only. Where ``n > d`` nothing is gained by all that, and `whitened` factors the
-``d x d`` matrix: its rows are the inverse of a Cholesky factor, the distance ``|rows e|^2``.
+its square only. Where ``n > d`` nothing is gained by all that, and `whitened` factors
+the ``d x d`` matrix: its rows are the inverse of a Cholesky factor, and the distance is
+``|rows e|^2``.
 
 Notation: ``n`` samples, ``d`` features, ``c`` rows of a padded block (``c >= n``),
 ``S`` the scatter over ``n``, ``B B'`` the Gram matrix.

@@ -2,11 +2,11 @@
 
 Given a label per sample, each component gets its share of the samples as weight, their
 mean, and their shrunk covariance (`gladjax.covariance`). `maximize` is that in one pass
-over the samples, sorted by component, with static shapes: components of fewer than ``d``
-samples are padded to a power of two and factored by batches of their Gram matrices;
-the scatters of the others are sums over blocks (`gladjax.routing`). It runs eagerly,
-under ``jit`` and ``vmap``, on any device. `maximize_streamed` is the same for samples
-that stay on the host, a group of components at a time.
+over the samples, sorted by component, with static shapes: components of fewer than
+``d`` samples are padded to a power of two and factored by batches of their Gram
+matrices; the scatters of the others are sums over blocks (`gladjax.routing`). It runs
+eagerly, under ``jit`` and ``vmap``, on any device. `maximize_streamed` is the same for
+samples that stay on the host, a group of components at a time.
 
 A sample may also belong to several components with a weight for each (EM): then the
 labels are those of pairs, and the sums are weighted.
@@ -44,14 +44,14 @@ class Groups(NamedTuple):
     """Pairs of a sample and a component, sorted by component.
 
     Attributes:
-      index: Sample of each pair.
+      samples: Sample of each pair.
       weights: Weight of each pair; None for 1.
       counts: Pairs of each component.
       totals: Sum of their weights.
       starts: First pair of each component.
     """
 
-    index: Int[Array, " p"]
+    samples: Int[Array, " p"]
     weights: Float[Array, " p"] | None
     counts: Int[Array, " k"]
     totals: Float[Array, " k"]
@@ -95,7 +95,7 @@ def num_inverses(counts: Int[Array, " k"], dimension: int) -> Int[Array, ""]:
     return jnp.sum(jnp.square(few))
 
 
-def maximize(
+def maximize(  # noqa: PLR0913 - what a sample may weigh, and the paper's options
     features: Float[AnyArray, "n d"],
     labels: Int[AnyArray, " p"],
     num_components: int,
@@ -199,7 +199,7 @@ def _fit_few(
         own, filled = batch.own, batch.filled
         pair = groups.starts.at[own].get(mode="clip")[:, None] + batch.local[None, :]
         w = _weights_at(groups, pair, filled, features.dtype)[:, :, None]
-        sample = jnp.where(filled, groups.index.at[pair].get(mode="clip"), 0)
+        sample = jnp.where(filled, groups.samples.at[pair].get(mode="clip"), 0)
         total = groups.totals.at[own].get(mode="fill", fill_value=1)
         # Seen from one of them, copies are exactly 0, and so is their scatter.
         x = features[sample]
@@ -215,7 +215,7 @@ def _fit_few(
         )
         return factors.write_few(fitted, batch, covariances(B, total, floor))
 
-    return factors.each_few(fitted, visit, groups.index.shape[0])
+    return factors.each_few(fitted, visit, groups.samples.shape[0])
 
 
 def _fit_many(
@@ -229,7 +229,7 @@ def _fit_many(
     k, d = fitted.means.shape
     dtype = features.dtype
     many = fitted.ranks == d
-    pairs = groups.index.shape[0]
+    pairs = groups.samples.shape[0]
     most = min(k, pairs // d)  # There are no more of them.
     place = jnp.where(many, jnp.cumsum(many) - 1, most).astype(jnp.int32)
     size = min(256, max(8, pairs // max(most, 1)))
@@ -237,12 +237,12 @@ def _fit_many(
     routed = _blocks_of(routing.cut(order, groups.counts, size=size), many)
     batch = max(1, devices.sizes().elements // (size * d + d * d))
     routed = routing.batches(routed, batch)
-    origins = features[groups.index.at[groups.starts].get(mode="clip")]
+    origins = features[groups.samples.at[groups.starts].get(mode="clip")]
 
     def block(i: Array, middle: Array) -> tuple[Array, Array, Array]:
         slots, filled = routed.slots[i], routed.filled[i]
         w = _weights_at(groups, slots, filled, dtype)[:, :, None]
-        x = features[groups.index[slots]] - middle[routed.group[i]][:, None, :]
+        x = features[groups.samples[slots]] - middle[routed.group[i]][:, None, :]
         at = jnp.where(filled[:, 0], place[routed.group[i]], most)
         return jnp.where(filled[:, :, None], x, 0), w, at
 

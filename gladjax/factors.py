@@ -1,9 +1,9 @@
 """Components of a mixture factored by batches, on any device.
 
-What the M-step (`gladjax.estimation`), online K-MLE (`gladjax.online`) and the reading of
-a model share. Components of rank below ``d`` are padded to a power of two, and those of
-like rank go through one batch of Gram matrices and Cholesky factors (`each_few`); those
-of ``d`` rows are factored as ``d x d`` matrices (`write_many`).
+What the M-step (`gladjax.estimation`), online K-MLE (`gladjax.online`) and the reading
+of a model share. Components of rank below ``d`` are padded to a power of two, and those
+of like rank go through one batch of Gram matrices and Cholesky factors (`each_few`);
+those of ``d`` rows are factored as ``d x d`` matrices (`write_many`).
 
 Notation: ``k`` components, ``d`` features, ``b`` components of a batch, ``c`` rows that
 a batch has room for.
@@ -58,7 +58,7 @@ def ladder(largest: int) -> list[int]:
 
 
 def each_few(fitted: GaussianMixture, visit: Visit, largest: int) -> GaussianMixture:
-    """Visits the components of rank between 1 and ``d - 1``, those of like rank together.
+    """Visits the components of rank 1 to ``d - 1``, those of like rank together.
 
     Args:
       fitted: The mixture; offsets and ranks are those of the end.

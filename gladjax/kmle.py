@@ -8,9 +8,9 @@ the samples it got:
     pi_k    = n_k / N,   mu_k = mean,   Sigma_k = OAS(S_k, n_k)          (Eqs. 2, 3, 9)
 
 `step` is that, pure, for `jit` and `vmap`. `fit` iterates it to the paper's stopping
-rule on the device at hand: the samples lie there, labels and mixture stay there, and the
-host sees a few numbers a step (`gladjax.iteration`). Samples that do not fit are streamed
-(`gladjax.samples`). The assignment is exact and a fraction of the work
+rule on the device at hand: the samples lie there, labels and mixture stay there, and
+the host sees a few numbers a step (`gladjax.iteration`). Samples that do not fit are
+streamed (`gladjax.samples`). The assignment is exact and a fraction of the work
 (`gladjax.assign`); every component is fitted anew (`gladjax.estimation`).
 
 Samples that come later are learnt by `update` (`gladjax.online`), from the `statistics`
@@ -33,7 +33,7 @@ ICASSP 2012; Artola et al., "GLAD", WACV 2023.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -304,7 +304,9 @@ class _Steps:
         d = given.features.shape[1]
         if not given.resident:
             exponent = given.exponent
-            features = _Scaled(given.features, exponent) if exponent else given.features
+            features: Any = given.features
+            if exponent:
+                features = _Scaled(features, exponent)
             return estimation.maximize_streamed(
                 features, np.asarray(labels), k, floor=given.floor, **self._options
             )

@@ -5,8 +5,8 @@ samples is ``Sigma_k = s_k I + a_k B_k'B_k`` with its centred samples as the row
 ``B_k`` (see `gladjax.covariance`); one of more than ``d`` samples has ``d`` rows that
 whiten it. The rows of all components lie one after another in one flat array, with an
 offset and a rank per component, and so do the matrices ``H_k``. A component fitted to
-``n_k`` samples needs ``min(n_k, d)`` rows, so ``N`` samples need at most ``min(N, k d)``
-rows in all: a bound that is known before the first step, whatever the split of the
+``n_k`` samples needs ``min(n_k, d)`` rows, so ``N`` samples need ``min(N, k d)`` rows
+at most: a bound that is known before the first step, whatever the split of the
 samples among the components will be. This is why the array is flat. Buckets of equal
 rank would waste up to half of it and change shape whenever a component grows into the
 next bucket.
@@ -17,7 +17,8 @@ The cost of assigning a sample ``x`` to component ``k`` is
 
 and ``log(pi_k N_k(x)) = -(D_k(x) + d log 2 pi) / 2``.
 
-Notation: ``k`` components, ``d`` features, ``r`` rows and ``q`` numbers in the flat arrays.
+Notation: ``k`` components, ``d`` features, ``r`` rows and ``q`` numbers in the flat
+arrays.
 
 Differs from the reference in
   1. The sign of ``2 log pi_k``, printed as plus in Eqs. 1 and 10 (a misprint: with a

@@ -149,8 +149,8 @@ def _exponent(largest: float) -> int:
     power = int(np.frexp(largest)[1]) if largest > 0 else 0
     if abs(power) > LARGEST // 2:
         raise ValueError(
-            f"features spread over {largest:g}: their variances are beyond the range of "
-            "float32; divide them by a constant first"
+            f"features spread over {largest:g}: their variances are beyond the range "
+            "of float32; divide them by a constant first"
         )
     return 0 if abs(power) <= USUAL // 2 else -power
 

@@ -176,9 +176,7 @@ def test_a_start_changes_no_answer(x64, rng, dtype):
     fitted, x = example(rng, 40, dtype=dtype, min_count=2)  # Component 0 is dead.
     expected, expected_cost = nearest(fitted, x)
     for name, start in starts(rng, expected, len(COUNTS)).items():
-        labels, cost, info = nearest_info(
-            fitted, x, start=start.astype(np.int32)
-        )
+        labels, cost, info = nearest_info(fitted, x, start=start.astype(np.int32))
         np.testing.assert_array_equal(labels, expected, err_msg=name)
         np.testing.assert_allclose(cost, expected_cost, rtol=1e-4)
         assert np.all(info.margin >= 0)

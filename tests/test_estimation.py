@@ -210,7 +210,7 @@ def test_groups_of_components_join_to_the_same(
 
 @pytest.mark.parametrize("name", ["many", "mixed", "few"])
 def test_weighted_pairs_are_weighted_sums(x64, rng, name):
-    x, labels, k = example(rng, name)
+    x, _, k = example(rng, name)
     owner = rng.integers(0, len(x), 3 * len(x))
     component = rng.integers(-1, k, len(owner))
     weights = rng.uniform(0.1, 1, len(owner))

@@ -3,12 +3,11 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import network
 
-from gladjax import backbone, datasets, detector, images, mixture
+from gladjax import backbone, datasets, detector, images
 from gladjax.datasets import tfds
 from gladjax.experiments import (
     ablation,
@@ -16,14 +15,12 @@ from gladjax.experiments import (
     cost,
     dagm,
     figures,
-    frequency,
     held_out,
     locality,
     num_components,
     prepared,
     quantile,
     randomised,
-    refinement,
     rows,
     sources,
     stages,
@@ -336,84 +333,3 @@ def test_experiments_read_prepared_records(root, tmp_path, monkeypatch):
     monkeypatch.setattr(prepared, "dataset", stand_in)
     run(figures, root, tmp_path, "--tfds")
     assert asked == [("mvtec", "plate", root, "tfds")]
-
-
-def test_a_guided_filter_keeps_the_edges_of_its_guide():
-    guide = np.zeros((40, 40))
-    guide[:, 20:] = 1.0
-    noisy = guide + np.random.default_rng(0).normal(0, 0.3, guide.shape)
-    found = refinement.guided(guide, noisy, radius=4, epsilon=1e-4)
-    blurred = refinement.box(noisy, 4)
-    assert np.abs(found - guide).mean() < 0.3 * np.abs(noisy - guide).mean()
-    assert np.abs(found - guide)[:, 18:22].max() < 0.25
-    assert np.abs(blurred - guide)[:, 18:22].max() > 0.4
-    flat = refinement.guided(np.full((9, 9), 0.5), np.full((9, 9), 2.0), radius=2)
-    np.testing.assert_allclose(flat, 2.0, rtol=1e-6)
-
-
-def test_window_means_are_means_over_windows(rng):
-    values = rng.normal(size=(7, 9))
-    padded = np.pad(values, 2, mode="edge")
-    expected = [
-        [padded[y : y + 5, x : x + 5].mean() for x in range(9)] for y in range(7)
-    ]
-    np.testing.assert_allclose(refinement.box(values, 2), expected, atol=1e-12)
-
-
-def test_a_refinement_is_kept_only_if_it_helps_everywhere(root, tmp_path):
-    records = run(refinement, root, tmp_path)
-    assert len(records) == 6
-    assert (tmp_path / "table.md").read_text().count("plate") == 6
-    rows_ = [
-        {"category": c, "method": m, "pixel_auroc": a, "aupro": b}
-        for c, m, a, b in [
-            ("x", "sigma 4", 0.9, 0.8),
-            ("y", "sigma 4", 0.9, 0.8),
-            ("x", "image", 0.91, 0.81),
-            ("y", "image", 0.91, 0.79),
-            ("x", "1 / d", 0.91, 0.81),
-            ("y", "1 / d", 0.92, 0.82),
-        ]
-    ]
-    assert refinement.helps(rows_) == ["1 / d"]
-
-
-def test_signatures_tell_frequencies_and_directions_apart():
-    x = np.arange(256, dtype=np.float32)
-    fine = 0.5 + 0.3 * np.sin(2 * np.pi * x / 4)
-    coarse = 0.5 + 0.3 * np.sin(2 * np.pi * x / 32)
-    shape = (256, 256)
-    found = [
-        np.asarray(frequency.signature(np.array(np.broadcast_to(wave, shape))))[32, 32]
-        for wave in (fine[None], coarse[None], fine[:, None])
-    ]
-    assert found[0][0] > found[1][0]
-    assert found[0][3] < found[1][3]
-    np.testing.assert_allclose(found[0][:4], found[2][:4], atol=0.05)
-    assert found[0][4] > 0.5
-    assert found[2][4] < -0.5
-
-
-def test_weights_by_class_are_counts_with_a_prior():
-    rng = np.random.default_rng(0)
-    means = np.array([[0.0, 0.0], [20.0, 0.0]], np.float32)
-    fitted = mixture.from_moments(
-        jnp.full(2, 0.5, jnp.float32),
-        jnp.asarray(means),
-        jnp.stack([jnp.eye(2, dtype=jnp.float32)] * 2),
-    )
-    classes = rng.integers(0, 2, (3, 4, 4))
-    maps = means[classes] + rng.normal(0, 0.1, (3, 4, 4, 2)).astype(np.float32)
-    found = np.exp(frequency.weigh(fitted, maps, classes))
-    counts = np.bincount(classes.ravel())
-    assert found[0, 0] == pytest.approx((counts[0] + 5) / (counts[0] + 10))
-    assert found[1, 0] == pytest.approx(5 / (counts[1] + 10))
-    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(found[5], 0.5)
-
-
-def test_weights_by_frequency_have_a_row_beside_the_others(root, tmp_path):
-    records = run(frequency, root, tmp_path)
-    assert [record["method"] for record in records] == list(frequency.METHODS)
-    assert all(0.5 < record["image_auroc"] <= 1 for record in records)
-    assert "frequency" in (tmp_path / "table.md").read_text()

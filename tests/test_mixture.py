@@ -133,7 +133,10 @@ def test_scaling_the_samples_scales_the_mixture(x64, rng, exponent):
 
 def test_parts_joined_are_the_whole(x64, rng):
     fitted, _, x = mixed(rng)
-    parts = [mixture.chosen(fitted, np.arange(2)), mixture.chosen(fitted, np.arange(2, 6))]
+    parts = [
+        mixture.chosen(fitted, np.arange(2)),
+        mixture.chosen(fitted, np.arange(2, 6)),
+    ]
     whole = mixture.join(parts)
     x = jnp.asarray(x[:20])
     np.testing.assert_allclose(COSTS(whole, x), COSTS(fitted, x), rtol=1e-13)

@@ -87,16 +87,6 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(x64):
     np.testing.assert_allclose(other.log_likelihood, info.log_likelihood, rtol=1e-12)
 
 
-def test_the_pruned_assignment_takes_the_place_of_the_dense_one():
-    x = samples(0, np.float32)
-    mesh = mesh_of(2)
-    spread, used = sharding.place(x, mesh=mesh)
-    options = {"valid": used, "mesh": mesh, "num_components": 12, "max_steps": 3}
-    _, dense = sharding.fit(KEY, spread, **options)
-    _, pruned = sharding.fit(KEY, spread, nearest=assign.pruned, **options)
-    np.testing.assert_array_equal(pruned.labels, dense.labels)
-
-
 def test_of_equal_components_the_first_wins_wherever_it_lives(x64):
     # Two components of the same samples' copies: every cost is a tie.
     mesh = mesh_of(2)
@@ -126,13 +116,13 @@ def sizes(num_devices, *, n=4096, d=32, k=64):
     """Bytes per device of the samples, and of either step with what it computes."""
     mesh = mesh_of(num_devices)
     spread, used = sharding.place(np.ones((n, d), np.float32), mesh=mesh)
-    programs = sharding.Programs(mesh, 2, covariance.oas, assign.dense)
+    programs = sharding.Programs(mesh, 2, covariance.oas, assign.nearest)
     counts = np.full(k, n // k, np.int32)
     places = sharding.deal(counts, num_devices)
     place = np.argsort(places.ravel()).astype(np.int32)
     room = n // num_devices
     names = jnp.zeros((n,), jnp.int32, device=used.sharding)
-    estimate = programs.estimate(room)
+    estimate = programs.estimate(room, 4096)
     inputs = (spread, names, place, counts, np.float32(1e-6))
     shard = jax.eval_shape(estimate, *inputs)
     shard = jax.tree.map(
@@ -164,13 +154,13 @@ def test_the_mixture_is_spread_too():
     mesh = mesh_of(8)
     x = samples(0, np.float32)
     spread, _ = sharding.place(x, mesh=mesh)
-    programs = sharding.Programs(mesh, 2, covariance.oas, assign.dense)
+    programs = sharding.Programs(mesh, 2, covariance.oas, assign.nearest)
     labels = (np.arange(spread.shape[0]) % 8).astype(np.int32)
     counts = np.bincount(labels).astype(np.int32)
     room = int(counts.max())
     place = np.arange(8, dtype=np.int32)
     spec = spread.sharding
-    parts = programs.estimate(room)(
+    parts = programs.estimate(room, 4096)(
         spread,
         jax.device_put(labels, jax.sharding.NamedSharding(mesh, spec.spec)),
         place,

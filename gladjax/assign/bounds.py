@@ -16,16 +16,17 @@ products of coordinates, `Bounds.coefficients` the factors of each component, an
 `lower` multiplies the two.
 
 Rounding. What is returned must not exceed the distance. Three further "monomials",
-``|z|^2``, ``|z|`` and ``|u - c|^2``, with negative coefficients lower the bounds by more
-than their error. Rounding errors are taken as independent and of mean zero, so a sum of
-``m`` products is off by at most ``gamma(m) = 8 sqrt(m) eps / 2`` times the sum of their
-sizes, with a probability that is 1 up to ``2 m e^-32`` (Higham and Mary). Then
+``|z|^2``, ``|z|`` and ``|u - c|^2``, with negative coefficients lower the bounds by
+more than their error. Rounding errors are taken as independent and of mean zero, so a
+sum of ``m`` products is off by at most ``gamma(m) = 8 sqrt(m) eps / 2`` times the sum
+of their sizes, with a probability that is 1 up to ``2 m e^-32`` (Higham and Mary). Then
 
-  * the product of ``m`` monomials errs by ``gamma(m) (|z|^2 |G| + 2 |z| |G m| + m'G m)``;
+  * the product of ``m`` monomials errs by ``gamma(m)`` times
+    ``|z|^2 |G| + 2 |z| |G m| + m'G m``;
   * forming ``G`` and ``G m`` from ``F`` errs by ``gamma(r) |F|^2 (|z| + |m|)^2``;
   * coordinates err by ``gamma(d) |u - c| / sigma_a`` along axis ``a``, which moves
-    ``|F (z - m)|`` by at most ``gamma(d) eta (|u - c| + |mu - c|)`` with ``eta`` the norm
-    of ``F diag(1 / sigma)``; a share ``TAU`` of the bound is given up for that;
+    ``|F (z - m)|`` by at most ``gamma(d) eta (|u - c| + |mu - c|)`` with ``eta`` the
+    norm of ``F diag(1 / sigma)``; a share ``TAU`` of the bound is given up for that;
   * ``F`` comes from a marginal that is formed and factored with errors: ``F M F'`` is
     formed again, and its distance from the identity, with what rounding may hide in
     ``M``, is given up.

@@ -3,9 +3,9 @@
 One matrix product bounds the costs of all components (`gladjax.assign.bounds`). The
 component of least bound, or a guess, gets its exact cost, the first threshold. Then the
 *open* pairs, whose bound is not above their sample's threshold, are listed, as many at
-a time as a static shape holds, and get their exact costs (`gladjax.assign.exact`), which
-lower the threshold on the way, until none is open. Then every bound that is left is a
-certificate: nothing that was not computed is within reach. In the worst case every
+a time as a static shape holds, and get their exact costs (`gladjax.assign.exact`),
+which lower the threshold on the way, until none is open. Then every bound that is left
+is a certificate: nothing that was not computed is within reach. In the worst case every
 cost is computed.
 
 Notation: ``c`` samples of a chunk, ``k`` components, ``d`` features, ``p`` pairs listed
@@ -74,7 +74,7 @@ def search(
     Returns:
       The costs.
     """
-    (c, d), k = samples.shape, addends.shape[0]
+    c, d = samples.shape
     padded = -c % GROUP
     if padded:
         pad = ((0, padded), (0, 0))
@@ -82,6 +82,49 @@ def search(
         limit = None if limit is None else jnp.pad(limit, (0, padded))
         addends = addends if addends.shape[1] == 1 else jnp.pad(addends, pad[::-1])
         samples = jnp.pad(samples, pad, constant_values=jnp.nan)
+    state, samples = _bounded(bounds, samples, addends, limit)
+    own = jnp.arange(samples.shape[0], dtype=jnp.int32)
+    first = least(state.low)[1]
+    if guess is not None:
+        known = jnp.isfinite(state.low[jnp.maximum(guess, 0), own])
+        first = jnp.where((guess >= 0) & known, guess, first)
+
+    def take(state: Found, owner: Array, component: Array) -> Found:
+        distance = distances_of_pairs(mixture, samples, owner, component)
+        column = owner if addends.shape[1] > 1 else 0
+        cost = distance + addends[jnp.maximum(component, 0), column]
+        return _taken(state, owner, component, cost)
+
+    def is_open(state: Found) -> Bool[Array, "k c"]:
+        top = state.best + reach
+        return (state.low <= top[None, :]) & (state.low < jnp.inf)
+
+    def one_each(state: Found, component: Array) -> Found:
+        bound = state.low[component, own]
+        hopeful = (bound <= state.best + reach) & (bound < jnp.inf)
+        return take(state, own, jnp.where(hopeful, component, -1))
+
+    state = one_each(state, first)
+    survivors = jnp.sum(is_open(state), dtype=jnp.int32)
+    state = state._replace(survivors=survivors)
+    if guess is None and bounds.coordinates.basis.shape[1] < d:
+        for _ in range(GUESSES):
+            state = one_each(state, least(state.low)[1])
+    size = max(GROUP, samples.shape[0] // devices.sizes().listed)
+
+    def more(state: Found) -> Found:
+        return take(state, *listed(is_open(state), size))
+
+    state = jax.lax.while_loop(lambda state: jnp.any(is_open(state)), more, state)
+    return state._replace(
+        exact=state.exact[:, :c], low=state.low[:, :c], best=state.best[:c]
+    )
+
+
+def _bounded(
+    bounds: Bounds, samples: Array, addends: Array, limit: Array | None
+) -> tuple[Found, Array]:
+    """Returns what the bounds alone say, and the samples without what is not finite."""
     sound = jnp.all(jnp.isfinite(samples), axis=1)
     samples = jnp.where(sound[:, None], samples, 0)
     low = lower(bounds, monomials(bounds.coordinates, samples)) + addends
@@ -94,55 +137,20 @@ def search(
         exact = jnp.where(bounds.precise[:, None], low, jnp.inf)
         best = jnp.minimum(best, jnp.min(exact, axis=0))
         low = jnp.where(bounds.precise[:, None], jnp.inf, low)
-    first = least(low)[1]
-    if guess is not None:
-        at = jnp.take_along_axis(low, jnp.maximum(guess, 0)[None, :], axis=0)[0]
-        first = jnp.where((guess >= 0) & jnp.isfinite(at), guess, first)
-    own = jnp.arange(low.shape[1], dtype=jnp.int32)
-    hopeful = low[first, own] <= best + reach
-    hopeful &= jnp.isfinite(low[first, own])
     zero = jnp.zeros((), jnp.int32)
-    start = Found(exact, low, best, zero, zero)
-    every = addends.shape[1] > 1
+    return Found(exact, low, best, zero, zero), samples
 
-    def take(state: Found, owner: Array, component: Array) -> Found:
-        distance = distances_of_pairs(mixture, samples, owner, component)
-        taken = component >= 0
-        safe = jnp.maximum(component, 0)
-        cost = distance + addends[safe, owner if every else 0]
-        cost = jnp.where(taken & ~jnp.isnan(cost), cost, jnp.inf)
-        row = jnp.where(taken, component, k)
-        return state._replace(
-            exact=state.exact.at[row, owner].set(cost, mode="drop"),
-            low=state.low.at[row, owner].set(jnp.inf, mode="drop"),
-            best=state.best.at[owner].min(cost),
-            evaluated=state.evaluated + jnp.sum(taken, dtype=jnp.int32),
-        )
 
-    def is_open(state: Found) -> Bool[Array, "k c"]:
-        top = state.best + reach
-        return (state.low <= top[None, :]) & (state.low < jnp.inf)
-
-    state = take(start, own, jnp.where(hopeful, first, -1))
-    survivors = jnp.sum(is_open(state), dtype=jnp.int32)
-    state = state._replace(survivors=survivors)
-
-    def again(_: Array, state: Found) -> Found:
-        bound, component = least(state.low)
-        hopeful = (bound <= state.best + reach) & (bound < jnp.inf)
-        return take(state, own, jnp.where(hopeful, component, -1))
-
-    if guess is None and bounds.coordinates.basis.shape[1] < d:
-        state = jax.lax.fori_loop(0, GUESSES, again, state)
-    size = max(GROUP, low.shape[1] // devices.sizes().listed)
-
-    def more(state: Found) -> Found:
-        owner, component = listed(is_open(state), size)
-        return take(state, owner, component)
-
-    state = jax.lax.while_loop(lambda state: jnp.any(is_open(state)), more, state)
+def _taken(state: Found, owner: Array, component: Array, cost: Array) -> Found:
+    """Takes the costs of some pairs into account; component -1 is no pair."""
+    taken = component >= 0
+    cost = jnp.where(taken & ~jnp.isnan(cost), cost, jnp.inf)
+    row = jnp.where(taken, component, state.low.shape[0])
     return state._replace(
-        exact=state.exact[:, :c], low=state.low[:, :c], best=state.best[:c]
+        exact=state.exact.at[row, owner].set(cost, mode="drop"),
+        low=state.low.at[row, owner].set(jnp.inf, mode="drop"),
+        best=state.best.at[owner].min(cost),
+        evaluated=state.evaluated + jnp.sum(taken, dtype=jnp.int32),
     )
 
 
@@ -168,7 +176,7 @@ def listed(mask: Bool[Array, "k c"], size: int) -> tuple[Array, Array]:
     Returns:
       Samples, and components; component -1 where there are no more.
     """
-    k, c = mask.shape
+    c = mask.shape[1]
     grouped = mask.reshape(-1, GROUP)
     counts = jnp.sum(grouped, axis=1, dtype=jnp.int32)
     ends = jnp.cumsum(counts, dtype=jnp.int32)

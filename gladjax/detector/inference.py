@@ -196,7 +196,9 @@ def _summarise(
 ) -> tuple[Array, Array, Array, Array]:
     """Returns sums of the log-maps, their masks, scores and heat maps."""
 
-    def one(parts: tuple[Array, ...], counted: Array) -> tuple[Array, ...]:
+    def one(
+        parts: tuple[Array, ...], counted: Array
+    ) -> tuple[Array, Array, Array, Array]:
         whole = scoring.aggregate(parts)
         mask = masks.to_grid(counted, (whole.shape[0], whole.shape[1]))
         score = scoring.image_score(whole, mask, q=quantile)

@@ -76,8 +76,8 @@ def description(path: StrPath, header: Mapping[str, Any], latest: int) -> Descri
         )
     if version < latest:
         raise ModelError(
-            f"{path}: written in form {version} by an earlier gladjax, whose covariances "
-            "have another form; fit again"
+            f"{path}: written in form {version} by an earlier gladjax, whose "
+            "covariances have another form; fit again"
         )
     rate, limit = header.get("false_positive_rate"), header.get("threshold")
     checks = {

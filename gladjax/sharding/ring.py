@@ -118,7 +118,7 @@ def _estimate(
     """Fits the components of this device: the samples of all go round (M-step)."""
     size, me = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
     k, d = place.shape[0], features.shape[1]
-    room, entries = room
+    kept_room, entries = room
     own = -(-k // size)
     target = jnp.where(labels >= 0, place[labels], size * own)
     sent = jnp.zeros((size + 1,), jnp.int32).at[target // own].add(1)
@@ -131,16 +131,16 @@ def _estimate(
         source = (me - i) % size
         mine = where // own == me
         slot = starts[source] + jnp.cumsum(mine, dtype=jnp.int32) - 1
-        slot = jnp.where(mine, slot, room)
+        slot = jnp.where(mine, slot, kept_room)
         kept = kept.at[slot].set(passing, mode="drop")
         names = names.at[slot].set(where - me * own, mode="drop")
         return kept, names, *_ring(axis, (passing, where))
 
-    kept = jnp.zeros((room, d), features.dtype)
-    names = jnp.full((room,), -1, jnp.int32)
+    kept = jnp.zeros((kept_room, d), features.dtype)
+    names = jnp.full((kept_room,), -1, jnp.int32)
     carry = (kept, names, features, target.astype(jnp.int32))
     kept, names, _, _ = jax.lax.fori_loop(0, size, keep, carry)
-    size_of = (min(room, own * d), entries)
+    size_of = (min(kept_room, own * d), entries)
     fitted = estimation.maximize(kept, names, own, floor=floor, room=size_of, **options)
     # The weights are shares of all samples, not of this device's.
     alive = counts >= options["min_count"]

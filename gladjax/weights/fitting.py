@@ -173,7 +173,7 @@ class _Steps:
 
     def __call__(self, state: tuple[Any, Array]) -> tuple[tuple[Any, Array], Row]:
         before, weights = state
-        m, h, w, d = self._features.shape
+        m, h, w, _ = self._features.shape
         found, costs, numbers = [], [], []
         for first in range(0, m, self._images):
             part = slice(first, first + self._images)

@@ -1,11 +1,12 @@
 """K-MLE and scoring at the paper's size on the device at hand, in a few minutes.
 
 Synthetic features of the paper's shapes, drawn on the device from a seeded mixture:
-1000 components along a common rotated basis, with the spectrum of a layer and the
-spreads of components that were measured on layers of EfficientNet-Lite0: tight along
-the leading axes, nearly as wide as the layer along the others. Per layer: the whole fit to the paper's stopping rule, compilation included; the two steps
-by themselves; labels against an argmin in float64 on the host; then images scored per
-second, maps alone and with a network of random weights. On a CPU everything is reduced.
+components along a common rotated basis, with the spectrum of a layer and the spreads of
+components that were measured on layers of EfficientNet-Lite0: tight along the leading
+axes, nearly as wide as the layer along the others. Per layer: the whole fit to the
+paper's stopping rule, compilation included; the two steps by themselves; labels against
+an argmin in float64 on the host; then images scored per second, maps alone and with a
+network of random weights. On a CPU everything is reduced.
 
 The share of the peak counts the products that are needed: bounds, exact costs,
 scatters and Gram matrices; the peak is that of a float32 product in full precision.
@@ -147,7 +148,7 @@ def _layer(
     maps: Float[Array, "m h w d"], k: int, max_steps: int, peak: float
 ) -> tuple[dict[str, Any], Layer]:
     """Fits one layer and measures its steps."""
-    m, h, w, d = maps.shape
+    d = maps.shape[-1]
     x = maps.reshape(-1, d)
     ends = [time.perf_counter()]
     fitted, info = kmle.fit(

@@ -9,13 +9,14 @@ as a tie where the two least costs in float64 differ by less than float32 can te
 
 import statistics
 import time
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gladjax import assign, estimation, kmle
+from gladjax import assign, devices, estimation, kmle
 from gladjax.experiments.performance import timing
 from gladjax.mixture import GaussianMixture
 
@@ -58,7 +59,8 @@ def measure(
     mixture = jax.tree.map(np.asarray, fitted)
     peak = timing.matrix_peak()
     dense = _dense(mixture, x[:baseline_samples])
-    labels, _, found = assign.nearest_info(mixture, x)
+    found_labels, _, found = assign.nearest_info(mixture, x)
+    labels = np.asarray(found_labels)
     passed = timing.clock(lambda: assign.nearest(mixture, x))
     seconds = statistics.median(passed)
     dense_seconds = dense["seconds"] * len(x) / baseline_samples
@@ -78,10 +80,9 @@ def measure(
         "nearest_seconds": seconds,
         "nearest_all_seconds": passed,
         "times_faster": dense_seconds / seconds,
-        "full_costs_per_sample": found.evaluated,
-        "survivors_per_sample": found.survivors,
-        "leading_coordinates": found.rank,
-        "first_rows": found.stage,
+        "full_costs_per_sample": float(found.evaluated),
+        "survivors_per_sample": float(found.survivors),
+        "leading_coordinates": devices.rank(d),
         "least_margin": float(np.min(found.margin)),
         "unlike_dense_float32": int(
             np.sum(labels[:baseline_samples] != dense["labels"])
@@ -107,24 +108,24 @@ def _iteration(
 ) -> dict[str, float]:
     """Times a step that reuses nothing: all components fitted, all samples assigned."""
     k, d = mixture.means.shape
-    floor = estimation.floor_variance(x, np.ones(len(x), bool))
-
-    def maximize() -> GaussianMixture:
-        return estimation.Estimator(x, floor=floor)(labels, k)[0]
-
-    fitting = statistics.median(timing.clock(maximize))
-    again = maximize()
-    _, _, info = assign.nearest_info(again, x, start=labels)
+    samples = jnp.asarray(x)
+    step = jax.jit(
+        partial(estimation.maximize, num_components=k, room=timing.room(labels, k, d))
+    )
+    fitting = statistics.median(timing.clock(lambda: step(samples, labels)))
+    again = step(samples, labels)
+    _, _, info = assign.nearest_info(again, samples, start=labels)
     assigning = statistics.median(
-        timing.clock(lambda: assign.nearest(again, x, start=labels))
+        timing.clock(lambda: assign.nearest(again, samples, start=labels))
     )
     counts = np.bincount(labels[labels >= 0], minlength=k).astype(float)
     few = counts <= d
     # Products only: Gram matrices and rows, or scatters; bounds; full costs.
     products = np.sum(np.where(few, 4 * counts**2 * d, 2 * counts * d * d))
     share = np.mean(np.minimum(counts, d)[labels[labels >= 0]])
-    low = len(x) * (2 * d * info.rank + k * info.stage * (info.stage + 1))
-    products += low + len(x) * info.evaluated * 2 * d * share
+    r = devices.rank(d)
+    low = len(x) * (2 * d * r + k * (r + 1) * (r + 2))
+    products += low + len(x) * float(info.evaluated) * 2 * d * share
     return {
         "m_step_seconds": fitting,
         "e_step_seconds": assigning,

@@ -7,9 +7,11 @@ fitted and every sample is assigned, from the labels of the iteration before.
 """
 
 import statistics
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gladjax import assign, estimation, kmle
@@ -51,11 +53,12 @@ def _iteration(x: np.ndarray, k: int) -> float:
     _, info = kmle.fit(jax.random.key(0), x, num_components=k, max_steps=2)
     labels = np.asarray(info.labels)
     k = int(labels.max()) + 1
-    floor = estimation.floor_variance(x, np.ones(len(x), bool))
+    samples = jnp.asarray(x)
+    room = timing.room(labels, k, x.shape[1])
+    step = jax.jit(partial(estimation.maximize, num_components=k, room=room))
 
-    def once() -> None:
-        mixture, _ = estimation.Estimator(x, floor=floor)(labels, k)
-        assign.nearest(mixture, x, start=labels)
+    def once() -> object:
+        return assign.nearest(step(samples, labels), samples, start=labels)
 
     return statistics.median(timing.clock(once))
 

@@ -78,13 +78,15 @@ def whitening(mixture: GaussianMixture) -> Float[np.ndarray, "k d d"]:
     roots = np.zeros((k, d, d), mixture.means.dtype)
     for c in range(k):
         own = slice(mixture.offsets[c], mixture.offsets[c] + mixture.ranks[c])
-        rows, spread = mixture.rows[own], mixture.variances[own]
+        rows = mixture.rows[own]
         if len(rows) == d:
             roots[c] = rows
             continue
-        share = np.sqrt(1 / mixture.noise[c]) - 1 / np.sqrt(spread)
-        roots[c] = np.eye(d) / np.sqrt(mixture.noise[c])
-        roots[c] -= (rows.T * (share * spread)) @ rows
+        # The symmetric root of the inverse: few directions differ from the noise.
+        scale, noise = float(mixture.scales[c]), float(mixture.noise[c])
+        spikes, basis = np.linalg.svd(rows, full_matrices=False)[1:]
+        share = 1 / np.sqrt(noise) - 1 / np.sqrt(noise + scale * spikes**2)
+        roots[c] = np.eye(d) / np.sqrt(noise) - (basis.T * share) @ basis
     return roots
 
 
@@ -140,14 +142,25 @@ def two_least(
     costs = np.empty((len(x), len(wide.means)))
     for c in range(len(wide.means)):
         own = slice(wide.offsets[c], wide.offsets[c] + wide.ranks[c])
-        rows, spread = wide.rows[own], wide.variances[own]
+        rows = wide.rows[own]
         e = x.astype(np.float64) - wide.means[c]
-        y = e @ rows.T
-        costs[:, c] = np.sum(y * y, axis=1) + constants[c]
-        if len(rows) < x.shape[1]:
-            rest = e - (y * spread) @ rows
-            costs[:, c] += np.sum(rest * rest, axis=1) / wide.noise[c]
+        t = e @ rows.T
+        if len(rows) == x.shape[1]:
+            costs[:, c] = np.sum(t * t, axis=1) + constants[c]
+            continue
+        a, s = wide.scales[c], wide.noise[c]
+        v = np.linalg.solve(s * np.eye(len(rows)) + a * rows @ rows.T, t.T).T
+        rest = e - a * v @ rows
+        costs[:, c] = np.sum(rest * rest, axis=1) / s + constants[c]
+        costs[:, c] += a * np.sum(v * v, axis=1)
     return np.argmin(costs, axis=1), np.sort(costs, axis=1)[:, :2]
+
+
+def room(labels: np.ndarray, num_components: int, dimension: int) -> tuple[int, int]:
+    """Returns the sizes of the flat arrays of a mixture fitted to these labels."""
+    counts = np.bincount(labels[labels >= 0], minlength=num_components)
+    few = np.where(counts < dimension, counts, 0)
+    return int(np.minimum(counts, dimension).sum()), max(int(np.sum(few**2)), 1)
 
 
 def growth_exponent(sizes: list[int], seconds: list[float]) -> float:
