@@ -95,6 +95,21 @@ def num_inverses(counts: Int[Array, " k"], dimension: int) -> Int[Array, ""]:
     return jnp.sum(jnp.square(few))
 
 
+def most_room(num_pairs: int, num_components: int, dimension: int) -> tuple[int, int]:
+    """Returns the sizes of the flat arrays that any split of the pairs may need.
+
+    Args:
+      num_pairs: Number of pairs ``p``.
+      num_components: Number of components ``k``.
+      dimension: Number of features ``d``.
+
+    Returns:
+      Rows, and numbers of the inverses.
+    """
+    p, k, d = num_pairs, num_components, dimension
+    return min(p, k * d), min(p, k * (d - 1)) * (d - 1)
+
+
 def maximize(  # noqa: PLR0913 - what a sample may weigh, and the paper's options
     features: Float[AnyArray, "n d"],
     labels: Int[AnyArray, " p"],
@@ -136,7 +151,7 @@ def maximize(  # noqa: PLR0913 - what a sample may weigh, and the paper's option
     ranks = jnp.where(alive, jnp.minimum(groups.counts, d), 0)
     offsets = (jnp.cumsum(ranks) - ranks).astype(jnp.int32)
     p = labels.shape[0]
-    num_rows, num_entries = room or (min(p, k * d), min(p, k * (d - 1)) * (d - 1))
+    num_rows, num_entries = room or most_room(p, k, d)
     fitted = GaussianMixture(
         log_weights=_log_shares(jnp.where(alive, groups.totals, 0)),
         means=jnp.zeros((k, d), dtype),

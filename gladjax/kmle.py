@@ -137,8 +137,8 @@ def step(
       nearest: Returns labels and costs.
 
     Returns:
-      The next state, of the same shapes, and the log-likelihood before, the components
-      after, and the labels.
+      The next state, of the shapes that `init` gives, and the log-likelihood before,
+      the components after, and the labels.
     """
     features = jnp.asarray(features)
     old = state.mixture
@@ -147,11 +147,12 @@ def step(
     used = jnp.ones(labels.shape, bool) if valid is None else jnp.asarray(valid)
     labels = jnp.where(used, labels, -1)
     total = jnp.sum(jnp.where(used, cost, 0)) / jnp.sum(used).astype(cost.dtype)
+    rows, entries = estimation.most_room(features.shape[0], k, d)
     fitted = estimation.maximize(
         features,
         labels,
         k,
-        room=(old.rows.shape[0], old.inverses.shape[0]),
+        room=(max(old.rows.shape[0], rows), max(old.inverses.shape[0], entries)),
         min_count=min_count,
         shrinkage=shrinkage,
     )
