@@ -47,6 +47,9 @@ from gladjax.iteration import KMLEInfo as KMLEInfo
 from gladjax.iteration import Row
 from gladjax.iteration import Snapshot as Snapshot
 from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.online import Statistics as Statistics
+from gladjax.online import statistics as statistics
+from gladjax.online import update as update
 from gladjax.samples import Samples
 
 Seeding = Callable[[Array, Array, int], Array]
@@ -225,6 +228,7 @@ def fit(  # noqa: PLR0913 - the paper's parameters, and how a long fit is watche
     )
     fitted, labels = state
     if given.scaled:  # The costs of the history are those of the scaled samples.
+        history = history.copy()  # The snapshots keep theirs.
         history[:, 0] += given.scaled * features.shape[1] * math.log(2)
         fitted = mixture.rescaled(fitted, -given.scaled)
     info = iteration.reported(

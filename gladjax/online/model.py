@@ -19,7 +19,8 @@ class Model:
 
     Attributes:
       moments: Count, mean and root of every component.
-      mixture: What they give.
+      padded: The mixture that they give, its flat arrays with room to grow, so that
+        few programs are compiled.
 
     Args:
       moments: To begin with.
@@ -113,8 +114,13 @@ class Model:
             noise=np.ones(k, dtype),
             log_dets=np.zeros(k, dtype),
         )
-        fitted = _fitted(blank, counts.astype(dtype), self._floor, self._shrinkage)
-        self.mixture = mixture.first(fitted, k)
+        floor, shrinkage = self._floor, self._shrinkage
+        self.padded = _fitted(blank, counts.astype(dtype), floor, shrinkage)
+
+    @property
+    def mixture(self) -> GaussianMixture:
+        """What the moments give, without unused rows; NumPy arrays."""
+        return mixture.first(self.padded, len(self.moments))
 
 
 @partial(jax.jit, static_argnums=3)

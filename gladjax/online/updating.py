@@ -93,7 +93,7 @@ def update(  # noqa: PLR0913 - the step, its limits, and the options of K-MLE
             raise ValueError("features of samples that count must be finite")
     dtype = np.dtype(np.asarray(mixture.means).dtype)
     model = Model(unpacked(statistics), dtype, min_count, shrinkage)
-    model.mixture = jax.tree.map(np.asarray, mixture)
+    model.padded = jax.tree.map(np.asarray, mixture)
     learner = _Learner(new_features, used, model)
     likelihoods, steps = learner.batches(schedule, batch_size)
     if max_passes > 1:
@@ -179,7 +179,7 @@ class _Learner:
 
     def _far(self, labels: np.ndarray, cost: np.ndarray) -> np.ndarray:
         """Returns the squared Mahalanobis distances that are part of some costs."""
-        fitted = self._model.mixture
+        fitted = jax.tree.map(np.asarray, self._model.padded)
         with np.errstate(divide="ignore"):
             return cost - (fitted.log_dets - 2 * fitted.log_weights)[labels]
 
@@ -208,7 +208,7 @@ class _Learner:
             if start is not None:
                 guess[: size - missing] = start[part]
             label, cost = assign.nearest(
-                self._model.mixture, x, start=guess, axes=self._axes
+                self._model.padded, x, start=guess, axes=self._axes
             )
             labels.append(np.asarray(label)[: size - missing])
             costs.append(np.asarray(cost)[: size - missing])

@@ -142,7 +142,7 @@ def fit_info(
         converged=converged,
     )
     shaped = np.asarray(weights).T.reshape(h, w, -1)
-    return listed(shaped, np.dtype(mixture.means.dtype)), info
+    return listed(shaped, dtype=np.dtype(mixture.means.dtype)), info
 
 
 class _Steps:

@@ -140,7 +140,7 @@ def counts(
 
 
 def listed(
-    weights: Float[AnyArray, "h w k"], dtype: np.dtype | None = None
+    weights: Float[AnyArray, "h w k"], *, dtype: np.dtype | None = None
 ) -> LocalWeights:
     """Returns dense weights as a sparse list (on the host).
 

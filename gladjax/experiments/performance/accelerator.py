@@ -79,7 +79,7 @@ def _draw(key: Array, shape: tuple[int, int, int], k: int) -> Array:
     return maps.reshape(m, side, side, d)
 
 
-def clocked(function: Callable[[], Any], rounds: int = 5) -> float:
+def clocked(function: Callable[[], Any], *, rounds: int = 5) -> float:
     """Returns the median time of a call, in seconds, compilation left out."""
     jax.block_until_ready(function())
     passed = []
