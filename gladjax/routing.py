@@ -141,11 +141,12 @@ def batches(routed: Blocks, size: int) -> Blocks:
 
     Args:
       routed: The blocks.
-      size: Blocks in a batch.
+      size: Blocks in a batch, at most.
 
     Returns:
-      The blocks with leading axes of ``ceil(b / size)`` batches of ``size``.
+      The blocks with a leading axis of ``ceil(b / size)`` batches.
     """
+    size = max(1, min(size, routed.group.shape[0]))
     missing = -routed.group.shape[0] % size
     count = (routed.group.shape[0] + missing) // size
     width = routed.slots.shape[1]

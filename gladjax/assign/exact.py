@@ -54,7 +54,6 @@ def distances_of_pairs(
         routed = routing.blocks(component, k, size=known.slots)
     classes = _classes(d)
     size = max(1, known.elements // (d * (known.slots + 2 * classes[0])))
-    size = min(size, routed.group.shape[0])
     routed = routing.batches(routed, size)
     block = _distance(given, classes)
     means = jnp.asarray(given.means)
