@@ -29,8 +29,6 @@ class Sizes(NamedTuple):
       rank: Leading coordinates of the bounds of more features.
       wide: From this many features on they are twice as many.
       chunk: Samples whose bounds are held at once.
-      listed: Open pairs per sample of a chunk that are listed at a time, as a divisor:
-        ``chunk // listed``.
       slots: Pairs in a block that shares a pass over the rows of a component.
       elements: Numbers that a batch of blocks gathers at most.
       together: Whether images are scored together, rather than one after the other.
@@ -40,7 +38,6 @@ class Sizes(NamedTuple):
     rank: int
     wide: int
     chunk: int
-    listed: int
     slots: int
     elements: int
     together: bool
@@ -51,7 +48,6 @@ CPU = Sizes(
     rank=32,
     wide=160,
     chunk=4096,
-    listed=1,
     slots=16,
     elements=1 << 19,
     together=False,
@@ -61,7 +57,6 @@ ACCELERATOR = Sizes(
     rank=32,
     wide=160,
     chunk=65536,
-    listed=1,
     slots=128,
     elements=1 << 25,
     together=True,

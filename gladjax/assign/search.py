@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import devices
 from gladjax.assign.bounds import Bounds, lower, monomials
 from gladjax.assign.exact import distances_of_pairs
 from gladjax.mixture import GaussianMixture
@@ -99,23 +98,32 @@ def search(
         top = state.best + reach
         return (state.low <= top[None, :]) & (state.low < jnp.inf)
 
-    def one_each(state: Found, component: Array) -> Found:
+    def one_each(state: Found, component: Array) -> tuple[Array, Array]:
         bound = state.low[component, own]
         hopeful = (bound <= state.best + reach) & (bound < jnp.inf)
-        return take(state, own, jnp.where(hopeful, component, -1))
+        return own, jnp.where(hopeful, component, -1)
 
-    state = one_each(state, first)
-    survivors = jnp.sum(is_open(state), dtype=jnp.int32)
-    state = state._replace(survivors=survivors)
+    rounds = 1
     if guess is None and bounds.coordinates.basis.shape[1] < d:
-        for _ in range(GUESSES):
-            state = one_each(state, least(state.low)[1])
-    size = max(GROUP, samples.shape[0] // devices.sizes().listed)
+        rounds += GUESSES
 
-    def more(state: Found) -> Found:
-        return take(state, *listed(is_open(state), size))
+    def more(carry: tuple[Found, Array]) -> tuple[Found, Array]:
+        state, i = carry
+        owner, component = jax.lax.cond(
+            i < rounds,
+            lambda: one_each(state, jnp.where(i == 0, first, least(state.low)[1])),
+            lambda: listed(is_open(state), samples.shape[0]),
+        )
+        state = take(state, owner, component)
+        left = jnp.sum(is_open(state), dtype=jnp.int32)
+        survivors = jnp.where(i == 0, left, state.survivors)
+        return state._replace(survivors=survivors), i + 1
 
-    state = jax.lax.while_loop(lambda state: jnp.any(is_open(state)), more, state)
+    def unfinished(carry: tuple[Found, Array]) -> Array:
+        return jnp.any(is_open(carry[0]))
+
+    zero = jnp.zeros((), jnp.int32)
+    state, _ = jax.lax.while_loop(unfinished, more, (state, zero))
     return state._replace(
         exact=state.exact[:, :c], low=state.low[:, :c], best=state.best[:c]
     )
