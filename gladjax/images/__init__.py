@@ -28,6 +28,7 @@ from gladjax.images.survey import from_notes as from_notes
 from gladjax.images.survey import joined as joined
 from gladjax.images.survey import learnt as learnt
 from gladjax.images.survey import observe as observe
+from gladjax.images.survey import peak as peak
 from gladjax.images.survey import to_notes as to_notes
 from gladjax.images.survey import unlike as unlike
 
@@ -51,6 +52,7 @@ __all__ = [
     "lossy",
     "observe",
     "outcomes",
+    "peak",
     "prefetch",
     "read",
     "resize",

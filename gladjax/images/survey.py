@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Num
 
 from gladjax.images import depths, headers, pixels
 from gladjax.images.depths import Depth, Stored
@@ -90,25 +89,34 @@ def facts(path: StrPath, *, max_pixels: int = pixels.MAX_PIXELS) -> Facts:
     return Facts(stored, highest, shape, code.hexdigest()[:_CODE])
 
 
-def learnt(found: Sequence[Facts], *, bits: int | None = None) -> Learnt:
+def learnt(
+    found: Sequence[Facts], *, bits: int | None = None, depth: Depth | None = None
+) -> Learnt:
     """Puts together what is known of the images that a model learns from.
 
     Args:
       found: Of each image, at least one.
       bits: The depth of the integers in files of 16 bits; observed by default.
+      depth: What values mean, where that is known already.
 
     Raises:
-      ValueError: If a value does not fit into the depth.
+      ValueError: If a value does not fit into ``bits``.
     """
-    depth = depths.observed([(f.stored, f.highest) for f in found], bits=bits)
-    peaks = [_peak(f, depth) for f in found]
+    if depth is None:
+        depth = depths.observed([(f.stored, f.highest) for f in found], bits=bits)
+    peaks = [peak(f, depth) for f in found]
     codes = frozenset(f.content for f in found)
     few = codes if len(codes) <= MAX_CONTENTS else frozenset()
     return Learnt(depth, min(peaks), max(peaks), few)
 
 
-def _peak(one: Facts, depth: Depth) -> float:
-    """Returns the largest value of an image in 0 to 255."""
+def peak(one: Facts, depth: Depth) -> float:
+    """Returns the largest value of an image in 0 to 255.
+
+    Args:
+      one: What is known of the image.
+      depth: What its value means.
+    """
     if one.stored.kind == "bytes":
         return one.highest
     if one.stored.kind == "real":
@@ -123,19 +131,18 @@ def joined(one: Learnt, other: Learnt) -> Learnt:
     return Learnt(one.depth, low, high, codes)
 
 
-def unlike(known: Learnt, image: Num[np.ndarray, "h w 3"]) -> str:
+def unlike(known: Learnt, brightest: float) -> str:
     """Returns how an image's range is unlike those learnt from; empty if it is not.
 
     Args:
       known: What is known of the images learnt from.
-      image: The image, 0 to 255, read with their depth.
+      brightest: The largest value of the image, read with their depth.
     """
-    peak = float(image.max())
-    if peak > max(255.5, BRIGHTER * known.high):
-        return f"its brightest value is {peak:.0f}, where white is 255"
-    if peak < DARKER * known.low:
+    if brightest > max(255.5, BRIGHTER * known.high):
+        return f"its brightest value is {brightest:.0f}, where white is 255"
+    if brightest < DARKER * known.low:
         return (
-            f"its brightest value is {peak:.0f} of 255, of the images learnt from "
+            f"its brightest value is {brightest:.0f} of 255, of the images learnt from "
             f"{known.low:.0f} to {known.high:.0f}"
         )
     return ""

@@ -1,0 +1,174 @@
+"""What the commands make of odd folders, files, depths, copies and masks."""
+
+import json
+import warnings
+
+import numpy as np
+import PIL.Image
+import pytest
+import tiny
+from click.testing import CliRunner
+
+from gladjax import backbone, cli, images, io
+
+FEW = ["--num-components", "4", "--quiet"]
+FAST = [*FEW, "--calibration", "none"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    """Every network is the tiny one."""
+    monkeypatch.setattr(backbone, "load", lambda *a, **k: tiny.network())
+
+
+def run(*arguments):
+    """Runs the command in this process; output and complaints, if it went well."""
+    code, out, err = attempt(*arguments)
+    assert code == 0, err
+    return out, err
+
+
+def attempt(*arguments):
+    """Runs the command in this process; code or error, output, complaints."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = CliRunner().invoke(cli.cli, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        return result.exception, result.stdout, result.stderr
+    return result.exit_code, result.stdout, result.stderr
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(array).save(path)
+    return path
+
+
+def pictures(folder, count, *, change=lambda a: a, suffix="png", kind="good", first=0):
+    """Writes synthetic images, changed, and returns the folder."""
+    made = tiny.pictures(count, kind=kind, first=first)
+    for i, array in enumerate(made):
+        write(folder / f"{first + i:03d}.{suffix}", change(array))
+    return folder
+
+
+def deep(bits):
+    """Makes an image one of so many bits in 16."""
+    return lambda a: np.uint16(np.rint(a[..., 1] * ((2**bits - 1) / 255)))
+
+
+def lit(a):
+    """Gives an image a white pixel."""
+    a = a.copy()
+    a[0, 0] = 255
+    return a
+
+
+def grey(a):
+    return a[..., 1]
+
+
+def scores(model, *paths):
+    out, err = run("score", model, *paths, "--jsonl", "--quiet")
+    return [json.loads(line)["score"] for line in out.splitlines()], err
+
+
+@pytest.mark.parametrize(
+    ("change", "suffix", "words"),
+    [
+        (deep(12), "png", "16-bit files: 12 of the bits are used"),
+        (deep(10), "tif", "16-bit files: 10 of the bits are used"),
+        (lambda a: grey(a).astype(np.float32) / 255, "tif", "float files: read as 0"),
+    ],
+)
+def test_pictures_of_any_depth_score_as_eight_bits(tmp_path, change, suffix, words):
+    """The range is that of the training set, kept in the file, and said once."""
+    plain = pictures(tmp_path / "plain", 6, change=lambda a: grey(lit(a)))
+    odd = pictures(tmp_path / "odd", 6, change=lambda a: change(lit(a)), suffix=suffix)
+    one = ["--num-components", 1]
+    for folder in (plain, odd):
+        _, err = run("fit", folder, "--out", tmp_path / f"{folder.name}.m", *FAST, *one)
+        assert err.count(words) == (folder == odd)
+        assert err.count("files:") == (folder == odd)
+    new = pictures(tmp_path / "new", 2, change=grey, first=9)
+    same = pictures(tmp_path / "same", 2, change=change, suffix=suffix, first=9)
+    expected, _ = scores(tmp_path / "plain.m", new)
+    found, err = scores(tmp_path / "odd.m", same)
+    assert "warning" not in err
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+    # One image alone is dark, and read as all others.
+    np.testing.assert_allclose(
+        scores(tmp_path / "odd.m", same / f"009.{suffix}")[0], found[:1]
+    )
+
+
+def test_a_depth_can_be_declared(tmp_path):
+    odd = pictures(tmp_path / "odd", 4, change=deep(10))
+    out = ["--out", tmp_path / "m", *FAST]
+    _, err = run("fit", odd, *out, "--bit-depth", 12)
+    assert "12 of the bits are used, as declared" in err
+    known = images.from_notes(io.describe(tmp_path / "m").notes["learnt"])
+    assert known.depth == (12, None)
+    error, *_ = attempt("fit", odd, *out, "--bit-depth", 8)
+    assert "does not fit into 8 bits" in str(error)
+
+
+def test_a_range_unlike_that_learnt_from_is_warned_of_once(tmp_path):
+    run("fit", pictures(tmp_path / "a", 4), "--out", tmp_path / "m", *FAST)
+    dark = pictures(tmp_path / "dark", 3, change=deep(12))
+    found, err = scores(tmp_path / "m", dark)
+    assert len(found) == 3
+    assert err.count("is the bit depth") == 1
+    assert "dark/000.png" in err
+    assert "3 images have a range unlike" in err
+    assert scores(tmp_path / "m", pictures(tmp_path / "b", 2, first=9))[1] == ""
+
+
+def test_pictures_of_heat_maps_show_deep_images(tmp_path):
+    odd = pictures(tmp_path / "odd", 4, change=deep(12))
+    run("fit", odd, "--out", tmp_path / "m", *FAST)
+    run("score", tmp_path / "m", odd, "--heatmaps", tmp_path / "maps", "--quiet")
+    assert images.read(tmp_path / "maps" / "000.png").mean() > 60
+
+
+def test_equal_content_counts_once_and_is_named(tmp_path):
+    """Ten images in five copies each are ten: too few for a threshold at 5 %."""
+    folder = pictures(tmp_path / "a", 4)
+    for i in range(4):
+        data = (folder / f"{i:03d}.png").read_bytes()
+        for j in range(5):
+            (folder / f"copy{i}{j}.png").write_bytes(data)
+    PIL.Image.open(folder / "000.png").save(folder / "other.bmp")
+    out, err = run("fit", folder, "--out", tmp_path / "m", *FEW)
+    assert "21 copies of other images" in err
+    assert "copy00.png is" in err
+    assert "and 18 more" in err
+    assert "learnt from 4 images" in out
+    described = io.describe(tmp_path / "m")
+    assert (described.num_calibration, described.threshold) == (4, None)
+    run("fit", pictures(tmp_path / "b", 4), "--out", tmp_path / "once", *FEW)
+    new = pictures(tmp_path / "new", 2, first=9)
+    assert scores(tmp_path / "m", new) == scores(tmp_path / "once", new)
+
+
+def test_an_update_learns_nothing_twice(tmp_path):
+    folder = pictures(tmp_path / "a", 4)
+    run("fit", folder, "--out", tmp_path / "m", "--keep-statistics", *FAST)
+    again = pictures(tmp_path / "b", 3, first=2)  # Two of them again.
+    out, err = run(
+        "update", tmp_path / "m", again, "--output", tmp_path / "n", "--quiet"
+    )
+    assert "2 images learnt before" in err
+    assert "learnt from 5 images" in out
+    error, *_ = attempt("update", tmp_path / "n", again, "--output", tmp_path / "o")
+    assert "every image was learnt before" in str(error)
+    assert not (tmp_path / "o").exists()
+
+
+def test_models_without_such_notes_read_as_before(tmp_path):
+    fitted = tiny.fitted()
+    io.save(tmp_path / "old", fitted, notes={})
+    dark = pictures(tmp_path / "dark", 1, change=deep(12))
+    found, err = scores(tmp_path / "old", dark)
+    assert len(found) == 1
+    assert err == ""
