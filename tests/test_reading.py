@@ -1,6 +1,7 @@
 """What the commands make of odd folders, files, depths, copies and masks."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import tiny
 from click.testing import CliRunner
 
-from gladjax import backbone, cli, images, io
+from gladjax import backbone, cli, datasets, images, io
+from gladjax.cli import inputs
 
 FEW = ["--num-components", "4", "--quiet"]
 FAST = [*FEW, "--calibration", "none"]
@@ -171,4 +173,97 @@ def test_models_without_such_notes_read_as_before(tmp_path):
     dark = pictures(tmp_path / "dark", 1, change=deep(12))
     found, err = scores(tmp_path / "old", dark)
     assert len(found) == 1
+    assert err == ""
+
+
+@pytest.fixture(scope="module")
+def category(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    datasets.write_synthetic(root, num_train=6, num_good=3, num_bad=2, size=40)
+    return root / "texture"
+
+
+def copied(category, target):
+    shutil.copytree(category, target)
+    return target
+
+
+def test_a_data_set_teaches_by_its_good_training_images_only(category, tmp_path):
+    root = copied(category, tmp_path / "set")
+    pictures(root / "train" / "bad", 2, kind="spot")
+    expected = tmp_path / "expected"
+    run("fit", root / "train" / "good", "--out", expected, *FAST)
+    for what in (root, f"{root}/**/*.png", root / "train"):
+        out, err = run("fit", what, "--out", tmp_path / "m", *FAST)
+        assert "learnt from 6 images" in out
+        assert f"learning from {root}/train/good" in err
+        assert "train/bad (anomalous by its name)" in err
+        if what != root / "train":
+            assert f"{root}/test (beside train)" in err
+            assert f"{root}/ground_truth (masks)" in err
+        first, second = (io.container.read(p)[0] for p in (tmp_path / "m", expected))
+        for name, value in first.items():
+            np.testing.assert_array_equal(value, second[name])
+    code, _, err = attempt("fit", tmp_path, "--out", tmp_path / "n", *FAST)
+    assert code == 2
+    assert "several data sets: set" in err
+
+
+def test_only_what_is_good_is_learnt_from(tmp_path):
+    for place in ("day1/OK", "day1/NG", "day2/a", "day2/masks", "ok.d"):
+        pictures(tmp_path / place, 1)
+    for name in ("b.jpg", "b_mask.png", "free_mask.png"):
+        write(tmp_path / "day2" / name, tiny.pictures(1)[0])
+    found = images.below(tmp_path, learn=True)
+    assert [p.relative_to(tmp_path).as_posix() for p in found.paths] == [
+        *("day1/OK/000.png", "day2/a/000.png", "day2/b.jpg", "day2/free_mask.png"),
+        "ok.d/000.png",
+    ]
+    assert [note.split(" (")[0].removeprefix(f"{tmp_path}/") for note in found.notes]
+    text = " ".join(found.notes)
+    for words in ("day1/NG (anom", "day2/masks (masks)", "1 image in", "of others"):
+        assert words in text
+    assert len(images.below(tmp_path).paths) == 8
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX"])
+def test_thumbnails_and_trash_of_storage_devices_are_left_out(tmp_path, name):
+    folder = pictures(tmp_path / "a", 3)
+    pictures(folder / name, 2, first=5)
+    pictures(folder / ".hidden", 2, first=7)
+    for what in (folder, f"{folder}/**/*.png"):
+        out, err = run("fit", what, "--out", tmp_path / "m", *FAST)
+        assert "learnt from 3 images" in out
+        assert f"{name} (kept by a storage device)" in err
+        assert ".hidden" not in err
+        out, err = run("score", tmp_path / "m", what, "--quiet")
+        assert len(out.splitlines()) == 3
+        assert name in err
+
+
+def test_links_to_folders_are_told(tmp_path):
+    folder = pictures(tmp_path / "a", 3)
+    (folder / "link").symlink_to(pictures(tmp_path / "b", 3, first=5))
+    out, err = run("fit", folder, "--out", tmp_path / "m", *FAST)
+    assert "learnt from 3 images" in out
+    assert "a/link (a link; name it to follow it)" in err
+    out, _ = run("score", tmp_path / "m", folder / "link", "--quiet")
+    assert len(out.splitlines()) == 3
+
+
+def test_a_pattern_finds_endings_in_any_case(tmp_path):
+    folder = pictures(tmp_path / "up", 1)
+    (folder / "000.png").rename(folder / "A.PNG")
+    pictures(folder, 1)
+    write(folder / "b.JPG", tiny.pictures(1)[0])
+    found = inputs.expand([f"{folder}/*.png"])
+    assert [path.name for path in found] == ["000.png", "A.PNG"]
+    assert [p.name for p in inputs.expand([f"{tmp_path}/**/*.Jpg"])] == ["b.JPG"]
+    assert len(inputs.expand([f"{folder}/*"])) == 3
+
+
+def test_a_folder_of_plain_photographs_says_nothing(tmp_path):
+    folder = pictures(tmp_path / "a", 3)
+    pictures(folder / "monday" / "late", 2, first=5)
+    _, err = run("fit", folder, "--out", tmp_path / "m", *FAST)
     assert err == ""

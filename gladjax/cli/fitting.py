@@ -109,10 +109,11 @@ needs 99 images; with fewer the model gives scores, but no decisions."""
 def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
     """Learn from IMAGES of good products, and write a model.
 
-    IMAGES are files, folders, patterns, or - for a list of files on standard input.
+    IMAGES are files, folders, patterns, or - for a list of files on standard input. Of
+    a data set with train and test, only train/good is learnt from.
     """
     begun = time.perf_counter()
-    found = inputs.unique(inputs.expand(images_))
+    found = inputs.unique(inputs.expand(images_, learn=True))
     network = backbones.load(chosen["backbone_name"], checkpoint=chosen["checkpoint"])
     key_align, key_split, key_fit = jax.random.split(jax.random.key(chosen["seed"]), 3)
     with Progress(quiet=chosen["quiet"]) as progress:

@@ -51,7 +51,7 @@ def update(model: Path, images_: tuple[str, ...], **chosen: Any) -> None:  # noq
     IMAGES are files, folders, patterns, or - for a list of files on standard input.
     """
     begun = time.perf_counter()
-    found = inputs.unique(inputs.expand(images_))
+    found = inputs.unique(inputs.expand(images_, learn=True))
     description = io.describe(model)
     network = options.saved_network(description.backbone, chosen["checkpoint"])
     old = io.load(model, backbone=network)

@@ -1,7 +1,8 @@
 """Images from files as RGB arrays, and back.
 
 `pixels` reads, resizes and writes one image; `streams` makes many files a sequence;
-`depths` says what values of more than 8 bits mean; `survey` gets to know a set of them.
+`listing` finds them below a folder; `depths` says what values of more than 8 bits mean;
+`survey` gets to know a set of images.
 """
 
 from gladjax.images.depths import UNKNOWN as UNKNOWN
@@ -9,6 +10,12 @@ from gladjax.images.depths import Depth as Depth
 from gladjax.images.headers import ImageError as ImageError
 from gladjax.images.headers import lossy as lossy
 from gladjax.images.headers import shape as shape
+from gladjax.images.listing import ANOMALOUS as ANOMALOUS
+from gladjax.images.listing import MASKS as MASKS
+from gladjax.images.listing import NORMAL as NORMAL
+from gladjax.images.listing import below as below
+from gladjax.images.listing import chosen as chosen
+from gladjax.images.listing import is_image as is_image
 from gladjax.images.pixels import MAX_PIXELS as MAX_PIXELS
 from gladjax.images.pixels import SUFFIXES as SUFFIXES
 from gladjax.images.pixels import decode as decode
@@ -33,7 +40,10 @@ from gladjax.images.survey import to_notes as to_notes
 from gladjax.images.survey import unlike as unlike
 
 __all__ = [
+    "ANOMALOUS",
+    "MASKS",
     "MAX_PIXELS",
+    "NORMAL",
     "SUFFIXES",
     "UNKNOWN",
     "Checked",
@@ -42,11 +52,14 @@ __all__ = [
     "ImageError",
     "Lazy",
     "Learnt",
+    "below",
     "check",
+    "chosen",
     "copies",
     "decode",
     "facts",
     "from_notes",
+    "is_image",
     "joined",
     "learnt",
     "lossy",
