@@ -1,5 +1,6 @@
 """What the commands make of odd folders, files, depths, copies and masks."""
 
+import dataclasses
 import json
 import shutil
 import warnings
@@ -267,3 +268,201 @@ def test_a_folder_of_plain_photographs_says_nothing(tmp_path):
     pictures(folder / "monday" / "late", 2, first=5)
     _, err = run("fit", folder, "--out", tmp_path / "m", *FAST)
     assert err == ""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m"
+    known = images.learnt([images.facts(pictures(path.parent / "p", 1) / "000.png")])
+    notes = {"learnt": images.to_notes(known)}
+    fitted = dataclasses.replace(tiny.fitted(), calibration=np.arange(500.0, 519.0))
+    io.save(path, fitted, false_positive_rate=0.05, notes=notes)
+    return path
+
+
+def evaluated(model, *arguments, folder):
+    """Returns the record of an evaluation, and what was told."""
+    _, err = run("evaluate", model, *arguments, "--output", folder, "--quiet")
+    return json.loads((folder / "results.json").read_text())[0], err
+
+
+def test_evaluating_needs_no_training_images(model, category, tmp_path):
+    whole, _ = evaluated(model, category, folder=tmp_path / "whole")
+    root = copied(category, tmp_path / "set")
+    shutil.rmtree(root / "train")
+    record, err = evaluated(model, root, folder=tmp_path / "out")
+    for name in ("image_auroc", "pixel_auroc", "aupro", "num_test"):
+        assert record[name] == whole[name] is not None
+    assert "masks: 4 of 4 anomalous test images have one" in err
+    assert record["notes"] == ["masks: 4 of 4 anomalous test images have one"]
+
+
+def test_pixel_figures_are_of_the_masks_that_exist(model, category, tmp_path):
+    root = copied(category, tmp_path / "set")
+    gone = root / "ground_truth" / "spot" / "000_mask.png"
+    gone.unlink()
+    partial, err = evaluated(model, root, folder=tmp_path / "a")
+    assert "masks: 3 of 4 anomalous test images have one; pixel figures" in err
+    assert "missing: " in err
+    less = copied(root, tmp_path / "less")
+    (less / "test" / "spot" / "000.png").unlink()
+    whole, _ = evaluated(model, less, folder=tmp_path / "b")
+    assert partial["pixel_auroc"] == whole["pixel_auroc"] is not None
+    assert partial["aupro"] == whole["aupro"]
+    assert partial["num_test"] == whole["num_test"] + 1
+    error, *_ = attempt("evaluate", model, root, "--require-masks", "--quiet")
+    assert "spot/000.png: its mask is missing" in str(error)
+    shutil.rmtree(root / "ground_truth")
+    none, err = evaluated(model, root, folder=tmp_path / "c")
+    assert none["pixel_auroc"] is none["aupro"] is None
+    assert none["image_auroc"] == partial["image_auroc"]
+    assert "masks: 0 of 4 anomalous test images have one, so no pixel figures" in err
+
+
+def test_masks_of_any_name_format_and_case_give_the_same_figures(
+    model, category, tmp_path
+):
+    whole, _ = evaluated(model, category, folder=tmp_path / "whole")
+    root = copied(category, tmp_path / "set")
+    for i, path in enumerate(sorted(root.glob("ground_truth/*/*.png"))):
+        name = path.name.replace("_mask.png", ("_mask.PNG", ".png", ".BMP")[i % 3])
+        PIL.Image.open(path).save(path.with_name("new.bmp"))
+        path.unlink()
+        format_ = "BMP" if i % 3 == 2 else "PNG"
+        PIL.Image.open(path.with_name("new.bmp")).save(path.with_name(name), format_)
+        path.with_name("new.bmp").unlink()
+    record, _ = evaluated(model, root, folder=tmp_path / "out")
+    assert record["pixel_auroc"] == whole["pixel_auroc"]
+    assert record["aupro"] == whole["aupro"]
+
+
+def test_jpeg_masks_have_the_regions_that_were_painted(model, category, tmp_path):
+    whole, _ = evaluated(model, category, folder=tmp_path / "whole")
+    root = copied(category, tmp_path / "set")
+    for path in root.glob("ground_truth/*/*.png"):
+        PIL.Image.open(path).save(path.with_suffix(".jpg"), quality=75)
+        path.unlink()
+    record, _ = evaluated(model, root, folder=tmp_path / "out")
+    assert record["aupro"] == pytest.approx(whole["aupro"], abs=0.02)
+
+
+@pytest.mark.parametrize("good", ["ok", "Good"])
+def test_kinds_of_other_names_are_understood(model, category, tmp_path, good):
+    whole, _ = evaluated(model, category, folder=tmp_path / "whole")
+    root = copied(category, tmp_path / "set")
+    (root / "test" / "good").rename(root / "test" / good)
+    record, err = evaluated(model, root, folder=tmp_path / "a")
+    assert record["image_auroc"] == whole["image_auroc"]
+    assert f"kinds: {good} (normal)" in " ".join(err.splitlines()) or good in err
+    assert "--normal" in err
+    (root / "test" / good).rename(root / "test" / "gut")
+    record, err = evaluated(model, root, folder=tmp_path / "b")
+    assert record["image_auroc"] is None
+    assert "gut (anomalous)" in err
+    record, _ = evaluated(model, root, "--normal", "gut", folder=tmp_path / "c")
+    assert record["image_auroc"] == whole["image_auroc"]
+    code, _, err = attempt("evaluate", model, "elpv", "--normal", "gut")
+    assert code == 2
+    assert "folder of your own" in err
+
+
+def test_the_layout_of_other_libraries_is_understood(model, category, tmp_path):
+    whole, _ = evaluated(model, category, folder=tmp_path / "whole")
+    root = tmp_path / "set"
+    shutil.copytree(category / "test" / "good", root / "normal")
+    for kind in ("scratch", "spot"):
+        for path in sorted((category / "test" / kind).iterdir()):
+            mask = category / "ground_truth" / kind / f"{path.stem}_mask.png"
+            for source, folder in ((path, "abnormal"), (mask, "truth")):
+                (root / folder).mkdir(exist_ok=True)
+                shutil.copy(source, root / folder / f"{kind}{path.name}")
+    record, _ = evaluated(model, root, "--masks", root / "truth", "--normal", "normal",
+                          folder=tmp_path / "a")  # fmt: skip
+    shutil.move(root / "truth", root / "mask")
+    again, _ = evaluated(model, root, folder=tmp_path / "b")
+    for found in (record, again):
+        for name in ("image_auroc", "pixel_auroc", "aupro"):
+            assert found[name] == pytest.approx(whole[name])
+
+
+@pytest.mark.parametrize(("kept", "rate"), [("good", "false"), ("spot", "true")])
+def test_only_good_or_only_bad_images_give_what_can_be_computed(
+    model, category, tmp_path, kept, rate
+):
+    root = tmp_path / "set"
+    shutil.copytree(category / "test" / kept, root / "test" / kept)
+    record, err = evaluated(
+        model, root, "--report", tmp_path / "page.html", folder=tmp_path / "out"
+    )
+    assert record["image_auroc"] is record["pixel_auroc"] is None
+    missing = {"good": "anomalous", "spot": "normal"}[kept]
+    assert f"image AUROC: no {missing} test images" in err
+    rates = {n: record["decisions"][f"{n}_positive_rate"] for n in ("false", "true")}
+    assert rates.pop(rate) is not None
+    assert list(rates.values()) == [None]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_table_is_evaluated(model, category, tmp_path, mark):
+    whole, _ = evaluated(model, category, folder=tmp_path / "whole")
+    lines = [("image", "label", "mask")]
+    for path in sorted((category / "test").glob("*/*.png")):
+        kind = path.parent.name
+        mask = category / "ground_truth" / kind / f"{path.stem}_mask.png"
+        lines.append((path, "OK", "") if kind == "good" else (path, "NG", mask))
+    table = tmp_path / "parts.csv"
+    table.write_text("\n".join(mark.join(map(str, line)) for line in lines))
+    for words in ((table,), ("csv", "--data-root", table)):
+        record, err = evaluated(model, *words, folder=tmp_path / "out")
+        for name in ("image_auroc", "pixel_auroc", "aupro"):
+            assert record[name] == pytest.approx(whole[name])
+        assert "no column split" in err
+
+
+def test_a_category_of_a_folder_is_evaluated(model, category, tmp_path):
+    copied(category, tmp_path / "set" / "one")
+    copied(category, tmp_path / "set" / "two")
+    record, _ = evaluated(
+        model, tmp_path / "set", "--category", "two", folder=tmp_path / "out"
+    )
+    assert record["category"] == "two"
+    error, *_ = attempt("evaluate", model, tmp_path / "set", "--quiet")
+    assert "name one: one, two" in str(error)
+
+
+def test_copies_between_training_and_test_are_named(model, category, tmp_path):
+    root = copied(category, tmp_path / "set")
+    shutil.copy(root / "train/good/002.png", root / "test/good/seen.png")
+    shutil.copy(root / "test/good/001.png", root / "test/good/twice.png")
+    _, err = evaluated(model, root, folder=tmp_path / "a")
+    assert "1 test image is among those for training" in err
+    assert "seen.png" in err
+    assert "1 test image is a copy of others" in err
+    assert "twice.png is" in err
+    shutil.rmtree(root / "train")  # The model knows what it learnt from.
+    shutil.copy(model.parent / "p" / "000.png", root / "test/good/learnt.png")
+    _, err = evaluated(model, root, folder=tmp_path / "b")
+    assert "1 test image is among those for training" in err
+    assert "learnt.png" in err
+
+
+def test_an_evaluation_reads_with_the_depth_of_the_model(category, tmp_path):
+    odd = pictures(tmp_path / "odd", 4, change=deep(12))
+    run("fit", odd, "--out", tmp_path / "m", *FAST)
+    root = tmp_path / "set" / "test"
+    pictures(root / "good", 2, change=deep(12), first=9)
+    pictures(root / "spot", 2, change=deep(12), kind="spot", first=9)
+    _, err = evaluated(tmp_path / "m", tmp_path / "set", folder=tmp_path / "a")
+    assert "bit depth" not in err
+    for path in root.glob("*/*.png"):
+        write(path, images.read(path)[..., 0].astype(np.uint8))
+    _, err = evaluated(tmp_path / "m", tmp_path / "set", folder=tmp_path / "b")
+    assert err.count("is the bit depth") == 1
+
+
+def test_a_mask_of_another_shape_is_refused(tmp_path):
+    folder = pictures(tmp_path / "a", 3)
+    mask = write(tmp_path / "mask.png", np.full((8, 3000), 255, np.uint8))
+    error, *_ = attempt("fit", folder, "--out", tmp_path / "m", "--mask", mask, *FAST)
+    assert "8 x 3000 pixels, the images are 40 x 40" in str(error)
+    assert not (tmp_path / "m").exists()

@@ -4,7 +4,7 @@ Images to learn from are read once before all else. Unreadable ones are left out
 content counts once, and the range of values that they have holds for later images.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +14,6 @@ import numpy as np
 from gladjax import images
 from gladjax.cli.options import Progress
 from gladjax.images import Depth, Facts, Learnt
-
-NUM_NAMED = 3  # Of many files, so many are named.
 
 
 class Found(NamedTuple):
@@ -79,14 +77,16 @@ def _once(
     if pairs:
         click.echo(
             f"left out: {counted(pairs, 'copy', 'copies')} of other images, since "
-            f"equal content counts once: {listed(pairs)}",
+            f"equal content counts once: {images.named(pairs)}",
             err=True,
         )
     old = frozenset() if known is None else known.contents
     before = [str(path) for path, facts in good if facts.content in old]
     if before:
         several = counted(before, "image", "images")
-        click.echo(f"left out: {several} learnt before: {listed(before)}", err=True)
+        click.echo(
+            f"left out: {several} learnt before: {images.named(before)}", err=True
+        )
     kept = [
         item
         for i, item in enumerate(good)
@@ -100,12 +100,6 @@ def _once(
 def counted(items: Sequence[str], one: str, many: str) -> str:
     """Returns how many there are, in words."""
     return f"{len(items)} {one if len(items) == 1 else many}"
-
-
-def listed(items: Sequence[str]) -> str:
-    """Returns the first few items, and how many there are besides."""
-    rest = len(items) - NUM_NAMED
-    return ", ".join(items[:NUM_NAMED]) + (f", and {rest} more" if rest > 0 else "")
 
 
 def tell_depth(known: Learnt, *, declared: bool) -> None:
@@ -198,23 +192,22 @@ class Reader:
             )
 
 
-def tell_copies(
-    test: Iterable[tuple[Path, Facts]], known: frozenset[str], what: str
-) -> None:
+def tell_copies(test: Sequence[tuple[Path, Facts]], known: frozenset[str]) -> None:
     """Names test images that are equal to images learnt from, or to each other.
 
     Args:
       test: The test images.
       known: Codes of the images learnt from.
-      what: What to call those.
     """
-    every = list(test)
-    seen = [str(path) for path, facts in every if facts.content in known]
+    seen = [str(path) for path, facts in test if facts.content in known]
     if seen:
         several = counted(seen, "test image is", "test images are")
-        click.echo(f"warning: {several} among {what}: {listed(seen)}", err=True)
-    copies = images.copies(facts.content for _, facts in every)
-    pairs = [f"{every[i][0]} is {every[first][0]}" for i, first in copies.items()]
+        click.echo(
+            f"warning: {several} among those for training: {images.named(seen)}",
+            err=True,
+        )
+    copies = images.copies(facts.content for _, facts in test)
+    pairs = [f"{test[i][0]} is {test[first][0]}" for i, first in copies.items()]
     if pairs:
         several = counted(pairs, "test image is a copy", "test images are copies")
-        click.echo(f"warning: {several} of others: {listed(pairs)}", err=True)
+        click.echo(f"warning: {several} of others: {images.named(pairs)}", err=True)

@@ -11,11 +11,14 @@ from gladjax.images.headers import ImageError as ImageError
 from gladjax.images.headers import lossy as lossy
 from gladjax.images.headers import shape as shape
 from gladjax.images.listing import ANOMALOUS as ANOMALOUS
+from gladjax.images.listing import MASK_ENDINGS as MASK_ENDINGS
 from gladjax.images.listing import MASKS as MASKS
 from gladjax.images.listing import NORMAL as NORMAL
 from gladjax.images.listing import below as below
 from gladjax.images.listing import chosen as chosen
 from gladjax.images.listing import is_image as is_image
+from gladjax.images.listing import is_kind as is_kind
+from gladjax.images.listing import named as named
 from gladjax.images.pixels import MAX_PIXELS as MAX_PIXELS
 from gladjax.images.pixels import SUFFIXES as SUFFIXES
 from gladjax.images.pixels import decode as decode
@@ -42,6 +45,7 @@ from gladjax.images.survey import unlike as unlike
 __all__ = [
     "ANOMALOUS",
     "MASKS",
+    "MASK_ENDINGS",
     "MAX_PIXELS",
     "NORMAL",
     "SUFFIXES",
@@ -60,9 +64,11 @@ __all__ = [
     "facts",
     "from_notes",
     "is_image",
+    "is_kind",
     "joined",
     "learnt",
     "lossy",
+    "named",
     "observe",
     "outcomes",
     "peak",

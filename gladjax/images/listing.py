@@ -14,7 +14,7 @@ Reference: there is none.
 
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from gladjax.images.headers import StrPath
@@ -35,8 +35,11 @@ ANOMALOUS = (
 MASKS = ("ground_truth", "groundtruth", "gt", "mask", "masks")
 """Names of folders of masks."""
 
+MASK_ENDINGS = ("_mask", "_gt", "_label")
+"""What the name of a mask has after the stem of the image that it lies beside."""
+
 _STORAGE = ("__macosx", "lost+found", "system volume information")
-_MASK_ENDINGS = ("_mask", "_gt", "_label")
+_NUM_NAMED = 3
 
 
 class Listing(NamedTuple):
@@ -52,7 +55,11 @@ class Listing(NamedTuple):
 
 
 def below(
-    folder: StrPath, *, learn: bool = False, leave_out: tuple[str, ...] = ()
+    folder: StrPath,
+    *,
+    learn: bool = False,
+    beside: bool = False,
+    leave_out: tuple[str, ...] = (),
 ) -> Listing:
     """Returns all images below a folder.
 
@@ -64,6 +71,7 @@ def below(
       learn: Whether only normal images are wanted, no masks, nothing anomalous by its
         name, nothing beside a folder ``train``, and nothing beside ``good`` or a folder
         of another such name.
+      beside: Whether masks that lie beside their images are left out, unnoted.
       leave_out: Names of folders directly in it to leave out as well, unnoted.
     """
     start = pathlib.Path(folder)
@@ -90,8 +98,8 @@ def below(
         if part and pictures:
             notes.append(f"{_images(len(pictures))} directly in {place} ({part})")
             continue
-        masks = _masks(pictures) if learn else set()
-        if masks:
+        masks = _masks(pictures) if learn or beside else set()
+        if masks and learn:
             notes.append(f"{_images(len(masks))} in {place} (masks of others)")
         found.extend(place / name for name in pictures if name not in masks)
     return Listing(sorted(found), notes)
@@ -99,6 +107,26 @@ def below(
 
 def _images(count: int) -> str:
     return f"{count} image{'' if count == 1 else 's'}"
+
+
+def is_kind(name: str) -> bool:
+    """Whether a folder may hold images of a kind, by its name: it is not of masks."""
+    return not _reason(name, "", False) and name.lower() not in MASKS
+
+
+def named(items: Sequence[object]) -> str:
+    """Returns the first few of many items, and how many there are besides, in words.
+
+    Args:
+      items: Files, say.
+
+    Example:
+      >>> named(["a", "b", "c", "d"])
+      'a, b, c and 1 more'
+    """
+    rest = len(items) - _NUM_NAMED
+    text = ", ".join(str(item) for item in items[:_NUM_NAMED])
+    return f"{text} and {rest} more" if rest > 0 else text
 
 
 def is_image(name: str) -> bool:
@@ -140,7 +168,7 @@ def _masks(names: list[str]) -> set[str]:
     found = set()
     for name in names:
         stem = pathlib.PurePath(name).stem.lower()
-        for ending in _MASK_ENDINGS:
+        for ending in MASK_ENDINGS:
             if stem.endswith(ending) and stem.removesuffix(ending) in stems:
                 found.add(name)
     return found
