@@ -418,6 +418,10 @@ def test_any_table_is_read_or_refused(tmp_path_factory, data):
         table.write_bytes(head + data)
         with pytest.raises(datasets.DatasetError):
             datasets.listed(table)
+    for mark in (b";", b"\t"):
+        table.write_bytes(b"image" + mark + b"label\n" + data)
+        with pytest.raises(datasets.DatasetError):
+            datasets.listed(table, train=False, skip_bad=True)
 
 
 @pytest.mark.parametrize("category", ["texture", "plate"])

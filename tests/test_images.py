@@ -1,5 +1,6 @@
 """Reading, resizing and writing images, and streams of them."""
 
+import contextlib
 import io
 import json
 import pathlib
@@ -185,6 +186,12 @@ for _format in ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM"):
     _stream = io.BytesIO()
     PIL.Image.effect_noise((16, 12), 80).convert("RGB").save(_stream, _format)
     WHOLE[_format] = _stream.getvalue()
+for _format, _type in (("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.float32)):
+    _stream = io.BytesIO()
+    PIL.Image.fromarray(np.arange(192).reshape(12, 16).astype(_type)).save(
+        _stream, _format
+    )
+    WHOLE[f"{_format} of {_type.__name__}"] = _stream.getvalue()
 
 
 @hypothesis.given(st.data())
@@ -209,6 +216,11 @@ def test_damaged_files_are_read_or_refused_and_never_crash(tmp_path_factory, dat
     assert array.ndim == 3
     assert array.shape[0] * array.shape[1] <= 10**6
     assert np.isfinite(array).all()
+    depth = images.observe([path])  # Leaves out what is not readable.
+    with contextlib.suppress(images.ImageError):
+        assert images.learnt([images.facts(path, max_pixels=10**6)]).high >= 0
+        assert np.isfinite(images.read(path, max_pixels=10**6, depth=depth)).all()
+        assert images.lossy(path) in (True, False)
 
 
 def test_resize_is_the_antialiased_triangle():

@@ -107,15 +107,15 @@ def build(
         ``errors``, instead of refused.
       errors: Why records were left out before.
       notes: What a user should know.
-      train: Whether there must be something normal to train on.
+      train: Whether there must be something normal to train on, or else to test.
 
     Returns:
       The data set; a record whose mask is missing has ``None`` for it.
 
     Raises:
       DatasetError: If an image is missing, or occurs in both splits or twice, a
-        training record is anomalous, a kind is no plain name, or nothing normal is left
-        to train on.
+        training record is anomalous, a kind is no plain name, or nothing is left to
+        train on or to test.
     """
     good, bad = [], list(errors)
     for record in sorted(records, key=_order):
@@ -135,6 +135,9 @@ def build(
     dataset = Dataset(name, category, tuple(good), tuple(bad), tuple(told))
     if train and not dataset.train:
         raise DatasetError(f"{name}, {category}: no normal training images")
+    if not train and not dataset.test:
+        why = f" ({bad[0]})" if bad else ""
+        raise DatasetError(f"{name}, {category}: no test images{why}")
     return dataset
 
 
