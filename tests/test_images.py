@@ -415,6 +415,15 @@ def test_a_file_that_says_its_depth_is_believed(tmp_path):
     path.write_bytes(b"P5 7 5 4095\n" + dark.tobytes())
     assert images.observe([path]) == (16, None)  # Pillow has scaled it.
     np.testing.assert_allclose(images.read(path), 100 / 4095 * 255, rtol=1e-3)
+    tags = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 122), (277, 1)]
+    tags += [(278, 1), (279, 3)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    packed = bytes([0x06, 0x40, 0x64])  # Twice 100, of 12 bits.
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, 9) + entries + b"\0" * 4 + packed)
+    assert images.observe([path]) == (12, None)
+    array = images.read(path, depth=images.observe([path]))
+    np.testing.assert_allclose(array, 100 / 4095 * 255, rtol=1e-6)
 
 
 def test_a_declared_depth_must_hold_every_value(tmp_path):

@@ -12,13 +12,12 @@ import click
 import jax
 import numpy as np
 
-from gladjax import align, calibrate, detector, images, io, masks, report
+from gladjax import align, calibrate, detector, images, io, report
 from gladjax import backbone as backbones
 from gladjax.backbone import Backbone
 from gladjax.cli import inputs, options, reading
 from gladjax.cli.options import Progress
 from gladjax.detector import Detector, FitInfo, Settings
-from gladjax.images import Facts
 
 MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")
 ALIGN_SAMPLE = 24  # Images that the decision to align looks at.
@@ -137,7 +136,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
             coarse=chosen["coarse"],
             keep_statistics=chosen["keep_statistics"],
         )
-        mask = _mask(chosen["mask"], network, facts)
+        mask = reading.mask(chosen["mask"], network, facts)
         work = _Work(
             key_fit, network, settings, mask, read, read(paths[0]) if motion else None
         )
@@ -189,15 +188,6 @@ class _Work:
             progress=progress,
         )
         return fitted
-
-
-def _mask(
-    path: Path | None, network: Backbone, facts: Sequence[Facts]
-) -> np.ndarray | None:
-    if path is None:
-        return None
-    like = dict.fromkeys(one.shape for one in facts)
-    return np.asarray(masks.from_file(path, shape=network.image_size, like=like))
 
 
 def _motion(

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from gladjax import images
+from gladjax import images, masks
+from gladjax.backbone import Backbone
 from gladjax.cli.options import Progress
 from gladjax.images import Depth, Facts, Learnt
 
@@ -115,6 +116,25 @@ def tell_depth(known: Learnt, *, declared: bool) -> None:
         click.echo(f"16-bit files: {bits} of the bits are used, {how}", err=True)
     if white == 1:
         click.echo("float files: read as 0 to 1, by their largest value", err=True)
+
+
+def mask(
+    path: Path | None, network: Backbone, facts: Sequence[Facts]
+) -> np.ndarray | None:
+    """Returns the mask of a file at the size of a network's images, None without one.
+
+    Args:
+      path: The file.
+      network: The network.
+      facts: What is known of the images that the mask is for.
+
+    Raises:
+      ValueError: If it is no mask, or has another aspect ratio than the images.
+    """
+    if path is None:
+        return None
+    like = dict.fromkeys(one.shape for one in facts)
+    return np.asarray(masks.from_file(path, shape=network.image_size, like=like))
 
 
 def later(known: Learnt | None, found: Found) -> Learnt:
