@@ -79,8 +79,8 @@ def scores(model, *paths):
 @pytest.mark.parametrize(
     ("change", "suffix", "words"),
     [
-        (deep(12), "png", "16-bit files: 12 of the bits are used"),
-        (deep(10), "tif", "16-bit files: 10 of the bits are used"),
+        (deep(12), "png", "16-bit files: 12 bits are used"),
+        (deep(10), "tif", "16-bit files: 10 bits are used"),
         (lambda a: grey(a).astype(np.float32) / 255, "tif", "float files: read as 0"),
     ],
 )
@@ -109,7 +109,7 @@ def test_a_depth_can_be_declared(tmp_path):
     odd = pictures(tmp_path / "odd", 4, change=deep(10))
     out = ["--out", tmp_path / "m", *FAST]
     _, err = run("fit", odd, *out, "--bit-depth", 12)
-    assert "12 of the bits are used, as declared" in err
+    assert "12 bits are used, as said" in err
     known = images.from_notes(io.describe(tmp_path / "m").notes["learnt"])
     assert known.depth == (12, None)
     error, *_ = attempt("fit", odd, *out, "--bit-depth", 8)
@@ -125,6 +125,18 @@ def test_a_range_unlike_that_learnt_from_is_warned_of_once(tmp_path):
     assert "dark/000.png" in err
     assert "3 images have a range unlike" in err
     assert scores(tmp_path / "m", pictures(tmp_path / "b", 2, first=9))[1] == ""
+
+
+def test_an_image_of_another_depth_among_those_to_learn_from_is_told(tmp_path):
+    folder = pictures(tmp_path / "a", 4)
+    _, err = run("fit", folder, "--out", tmp_path / "m", *FAST)
+    assert err == ""
+    pictures(folder, 1, change=deep(12), first=9)
+    pictures(folder, 1, change=deep(16), first=10)
+    _, err = run("fit", folder, "--out", tmp_path / "m", *FAST)
+    assert "much darker than the others" in err
+    assert "009.png" in err
+    assert "010.png" not in err
 
 
 def test_pictures_of_heat_maps_show_deep_images(tmp_path):

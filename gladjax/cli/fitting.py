@@ -117,15 +117,12 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
     network = backbones.load(chosen["backbone_name"], checkpoint=chosen["checkpoint"])
     key_align, key_split, key_fit = jax.random.split(jax.random.key(chosen["seed"]), 3)
     with Progress(quiet=chosen["quiet"]) as progress:
-        paths, facts, num_bad = reading.readable(
-            found, strict=chosen["strict"], progress=progress
-        )
-        known = images.learnt(facts, bits=chosen["bit_depth"])
-        reading.tell_depth(known, declared=chosen["bit_depth"] is not None)
+        new = reading.readable(found, strict=chosen["strict"], progress=progress)
+        paths, num_bad = new.paths, new.num_bad
+        known = reading.learnt(new, bits=chosen["bit_depth"])
         read = functools.partial(images.read, depth=known.depth)
-        motion, first = _motion(
-            key_align, network, images.Lazy(paths, read=read), chosen
-        )
+        pictures = images.Lazy(paths, read=read)
+        motion, first = _motion(key_align, network, pictures, chosen)
         if first:
             paths = [paths[first], *paths[:first], *paths[first + 1 :]]
         settings = Settings(
@@ -136,7 +133,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
             coarse=chosen["coarse"],
             keep_statistics=chosen["keep_statistics"],
         )
-        mask = reading.mask(chosen["mask"], network, facts)
+        mask = reading.mask(chosen["mask"], network, new.facts)
         work = _Work(
             key_fit, network, settings, mask, read, read(paths[0]) if motion else None
         )

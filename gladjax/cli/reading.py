@@ -103,19 +103,32 @@ def counted(items: Sequence[str], one: str, many: str) -> str:
     return f"{len(items)} {one if len(items) == 1 else many}"
 
 
-def tell_depth(known: Learnt, *, declared: bool) -> None:
-    """Says how values are read, where that is not the obvious way.
+def learnt(found: Found, *, bits: int | None) -> Learnt:
+    """Returns what is known of the images to learn from, and says what is not obvious.
 
     Args:
-      known: What is known of the images learnt from.
-      declared: Whether the depth was given.
+      found: The images.
+      bits: The depth of 16-bit files, where it is declared.
+
+    Raises:
+      ValueError: If a value does not fit into the depth.
     """
-    bits, white = known.depth
-    if bits not in (None, 16):
-        how = "as declared" if declared else "by their largest value (else --bit-depth)"
-        click.echo(f"16-bit files: {bits} of the bits are used, {how}", err=True)
-    if white == 1:
+    known = images.learnt(found.facts, bits=bits)
+    if known.depth.bits not in (None, 16):
+        how = "by their largest value (else --bit-depth)" if bits is None else "as said"
+        click.echo(f"16-bit files: {known.depth.bits} bits are used, {how}", err=True)
+    if known.depth.white == 1:
         click.echo("float files: read as 0 to 1, by their largest value", err=True)
+    peaks = np.array([images.peak(one, known.depth) for one in found.facts])
+    dark = peaks < images.DARKER * np.median(peaks)
+    if dark.any():
+        which = images.named([p for p, d in zip(found.paths, dark, strict=True) if d])
+        click.echo(
+            f"warning: much darker than the others, is the bit depth or the exposure "
+            f"another one? {which}",
+            err=True,
+        )
+    return known
 
 
 def mask(

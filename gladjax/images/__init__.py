@@ -30,6 +30,7 @@ from gladjax.images.streams import Lazy as Lazy
 from gladjax.images.streams import check as check
 from gladjax.images.streams import outcomes as outcomes
 from gladjax.images.streams import prefetch as prefetch
+from gladjax.images.survey import DARKER as DARKER
 from gladjax.images.survey import Facts as Facts
 from gladjax.images.survey import Learnt as Learnt
 from gladjax.images.survey import copies as copies
@@ -44,6 +45,7 @@ from gladjax.images.survey import unlike as unlike
 
 __all__ = [
     "ANOMALOUS",
+    "DARKER",
     "MASKS",
     "MASK_ENDINGS",
     "MAX_PIXELS",

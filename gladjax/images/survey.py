@@ -120,7 +120,7 @@ def peak(one: Facts, depth: Depth) -> float:
     if one.stored.kind == "bytes":
         return one.highest
     if one.stored.kind == "real":
-        return one.highest * 255 / (depth.white or 255.0)
+        return one.highest * 255 / (depth.white or (1.0 if one.highest <= 1 else 255.0))
     return one.highest / depths.divisor(depth.bits)
 
 
