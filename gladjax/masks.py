@@ -16,6 +16,8 @@ WACV 2023, section 4.
 """
 
 import pathlib
+import warnings
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +112,10 @@ def _overlaps(side: int, cells: int) -> np.ndarray:
 
 
 def from_file(
-    path: str | pathlib.Path, *, shape: tuple[int, int] | None = None
+    path: str | pathlib.Path,
+    *,
+    shape: tuple[int, int] | None = None,
+    like: Collection[tuple[int, int]] = (),
 ) -> Bool[Array, "h w"]:
     """Returns a mask from an image file: pixels brighter than half count.
 
@@ -118,13 +123,15 @@ def from_file(
       path: A grey image; of colours, the luminance counts.
       shape: Height and width of the result, by the nearest pixel; by default those of
         the file.
+      like: Heights and widths of the images that the mask is for; a warning is given
+        where it has none of their sizes.
 
     Returns:
       The mask.
 
     Raises:
-      ValueError: If the file is no readable image or no pixel counts; the message
-        names the file.
+      ValueError: If the file is no readable image, no pixel counts, or the images have
+        another aspect ratio; the message names the file.
     """
     file = pathlib.Path(path)
     try:
@@ -132,6 +139,8 @@ def from_file(
             grey = image.convert("F" if image.mode.startswith("I") else "L")
     except (OSError, ValueError) as e:
         raise ValueError(f"{file}: no readable mask image ({e}); check the path") from e
+    if like:
+        _compare(file, (grey.height, grey.width), like)
     if shape is not None:
         grey = grey.resize((shape[1], shape[0]), PIL.Image.Resampling.NEAREST)
     values = np.asarray(grey)
@@ -139,6 +148,22 @@ def from_file(
     if not mask.any():
         raise ValueError(f"{file}: the mask is empty; paint what counts white")
     return jnp.asarray(mask)
+
+
+def _compare(
+    file: pathlib.Path, size: tuple[int, int], like: Collection[tuple[int, int]]
+) -> None:
+    """Refuses a mask of another aspect ratio than images, warns of another size."""
+    h, w = size
+    if size in like:
+        return
+    slack = max(0.01, 1 / min(h, w))  # A pixel that was rounded away.
+    fits = any(abs(h * wide / (w * high) - 1) <= slack for high, wide in like)
+    high, wide = next(iter(like))
+    message = f"{file}: the mask is {h} x {w} pixels, the images are {high} x {wide}"
+    if not fits:
+        raise ValueError(f"{message}, of another aspect ratio; paint it over an image")
+    warnings.warn(f"{message}; it is stretched", stacklevel=3)
 
 
 def automatic(

@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Float64, Int64, Num, Shaped
 Listed = Sequence[int | float | np.number]
 Vector = Shaped[np.ndarray, " n"] | Shaped[Array, " n"] | Listed
 Maps = Iterable[Shaped[np.ndarray, "_h _w"] | Shaped[Array, "_h _w"]]
+Masks = Iterable[Shaped[np.ndarray, "_h _w"] | Shaped[Array, "_h _w"] | None]
 
 
 def auroc(labels: Vector, scores: Vector) -> float:
@@ -79,11 +80,12 @@ def roc_curve(
     return rates[0], rates[1]
 
 
-def pixel_auroc(masks: Maps | None, maps: Maps) -> float | None:
+def pixel_auroc(masks: Masks | None, maps: Maps) -> float | None:
     """Returns the area under the ROC curve of all pixels of all images.
 
     Args:
-      masks: One mask per image, nonzero at anomalous pixels; ``None`` if there is none.
+      masks: One mask per image, nonzero at anomalous pixels; ``None`` for an image
+        whose pixels are not known, which does not count, or if there is none at all.
       maps: One map of scores per image, of the size of its mask.
 
     Returns:
@@ -99,7 +101,7 @@ def pixel_auroc(masks: Maps | None, maps: Maps) -> float | None:
     return _area([np.concatenate(regions)] if regions else [], normal)
 
 
-def aupro(masks: Maps | None, maps: Maps, *, max_fpr: float = 0.3) -> float | None:
+def aupro(masks: Masks | None, maps: Maps, *, max_fpr: float = 0.3) -> float | None:
     """Returns the area under the per-region overlap up to a false-positive rate.
 
     The overlap at a threshold is the share of an anomalous region's pixels at or above
@@ -109,7 +111,8 @@ def aupro(masks: Maps | None, maps: Maps, *, max_fpr: float = 0.3) -> float | No
 
     Args:
       masks: One mask per image, nonzero at anomalous pixels, of 8-connected regions;
-        ``None`` if there are none.
+        ``None`` for an image whose pixels are not known, which does not count, or if
+        there are none.
       maps: One map of scores per image, of the size of its mask.
       max_fpr: The limit ``L``, in (0, 1].
 
@@ -227,11 +230,13 @@ def _as_float(values: object) -> np.ndarray:
 
 
 def _split(
-    masks: Maps, maps: Maps
+    masks: Masks, maps: Maps
 ) -> tuple[list[Float[np.ndarray, " _m"]], list[Float[np.ndarray, " _n"]]]:
     """Returns the scores of normal pixels by image, and of anomalous ones by region."""
     normal, regions = [], []
     for number, (given, scores) in enumerate(zip(masks, maps, strict=True)):
+        if given is None:
+            continue
         mask, values = np.asarray(given) != 0, _as_float(scores)
         if mask.shape != values.shape:
             raise ValueError(

@@ -416,11 +416,6 @@ def test_reports_are_written(model, category, tmp_path):
     assert "ROC" not in (tmp_path / "fit.html").read_text()
 
 
-def test_an_evaluation_needs_both_kinds(model, category, tmp_path):
-    error, *_ = run("evaluate", model, category / "train")
-    assert "normal and anomalous" in str(error)
-
-
 def test_the_reference_never_calibrates():
     """It is learnt from in every fold."""
     seen = []

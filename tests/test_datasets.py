@@ -1,6 +1,7 @@
 """The interface of data sets, the MVTec layout and the ELPV split."""
 
 import collections
+import shutil
 
 import hypothesis
 import hypothesis.strategies as st
@@ -78,21 +79,73 @@ def test_an_empty_training_folder_is_named(root):
         datasets.mvtec(root, "nut")
 
 
-def test_a_missing_mask_is_refused_skipped_or_allowed(root):
-    lost = root / "bolt/ground_truth/scratch/001_mask.png"
-    lost.unlink()
-    with pytest.raises(
-        datasets.DatasetError, match=r"001_mask\.png: the mask of .*1\.png"
-    ):
-        datasets.mvtec(root, "bolt")
-    skipped = datasets.mvtec(root, "bolt", skip_bad=True)
-    assert len(skipped.test) == 4
-    assert [str(lost) in str(error) for error in skipped.errors] == [True]
-    allowed = datasets.mvtec(root, "bolt", require_masks=False)
-    assert len(allowed.test) == 5
-    assert not allowed.has_masks
+def test_a_missing_mask_is_told_or_refused(root):
+    """Pixel figures are of the images whose pixels are known."""
+    whole = datasets.masks(datasets.mvtec(root, "bolt"), shape=(8, 8))
+    assert whole.notes[0] == "masks: 3 of 3 anomalous test images have one"
+    assert all(mask is not None for mask in whole.masks)
+    (root / "bolt/ground_truth/scratch/001_mask.png").unlink()
+    dataset = datasets.mvtec(root, "bolt")
+    assert (len(dataset.test), dataset.has_masks) == (5, False)
+    found = datasets.masks(dataset, shape=(8, 8))
+    assert [m is None for m in found.masks] == [False] * 4 + [True]
+    assert found.num_masks == 2
+    assert "2 of 3 anomalous test images have one" in found.notes[0]
+    assert "missing: " in found.notes[0]
+    assert "test/scratch/001.png" in found.notes[0]
     with pytest.raises(datasets.DatasetError, match="there is no mask"):
-        datasets.read_mask(allowed.test[-1])
+        datasets.read_mask(dataset.test[-1])
+    with pytest.raises(datasets.DatasetError, match=r"001\.png: its mask is missing"):
+        datasets.load("mvtec", root=root, category="bolt", require_masks=True)
+    shutil.rmtree(root / "bolt/ground_truth")
+    none = datasets.masks(datasets.mvtec(root, "bolt"), shape=(8, 8))
+    assert (none.masks, none.num_masks) == (None, 0)
+    assert "0 of 3 anomalous test images have one, so no pixel figures" in none.notes[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["000.png", "000.PNG", "000.bmp", "000_MASK.TIFF", "000_mask.jpg"]
+)
+def test_masks_of_other_names_and_formats_are_found(root, name):
+    folder = root / "bolt/ground_truth/dent"
+    (folder / "000_mask.png").rename(folder / "gone")
+    PIL.Image.new("L", (6, 4), 255).save(folder / name)
+    dataset = datasets.mvtec(root, "bolt")
+    assert dataset.has_masks
+    assert dataset.test[2].mask == folder / name
+
+
+def test_odd_masks_are_told(root):
+    folder = root / "bolt/ground_truth/scratch"
+    dataset = datasets.mvtec(root, "bolt")
+    spot = np.zeros((4, 6), np.uint8)
+    spot[1:3, 2:4] = 255
+    for path in root.glob("bolt/ground_truth/*/*.png"):
+        PIL.Image.fromarray(spot).save(path)
+    assert len(datasets.masks(dataset, shape=(4, 6)).notes) == 1
+    PIL.Image.fromarray(255 - spot).save(folder / "000_mask.png")
+    PIL.Image.fromarray(0 * spot).save(folder / "001_mask.png")
+    found = datasets.masks(dataset, shape=(4, 6))
+    assert found.num_masks == 2
+    assert found.masks[-1] is None
+    assert "2 of 3" in found.notes[0]
+    assert "all black" in found.notes[1]
+    assert "scratch/001_mask.png" in found.notes[1]
+    assert "is it inverted?" in found.notes[2]
+    assert "scratch/000_mask.png" in found.notes[2]
+    with pytest.raises(datasets.DatasetError, match="the mask is all black"):
+        datasets.require(dataset)
+
+
+def test_a_jpeg_mask_is_one_region(tmp_path):
+    """Its black is not black: what is brighter than half counts."""
+    image = write(tmp_path / "a.png", (64, 64))
+    values = np.zeros((64, 64), np.uint8)
+    values[20:37, 11:30] = 255
+    PIL.Image.fromarray(values).save(tmp_path / "m.jpg", quality=60)
+    record = datasets.Record(image, 1, "dent", tmp_path / "m.jpg", "test")
+    assert (images.read(record.mask).any(-1) != (values > 0)).any()
+    np.testing.assert_array_equal(datasets.read_mask(record), values > 0)
 
 
 def test_no_test_images_means_no_masks(root):

@@ -193,17 +193,18 @@ def test_loco_masks_are_united_and_validation_joins_on_demand(tmp_path):
     "name",
     ["mvtec", "mpdd", "btad", "mvtec_ad2", "mvtec_loco", "visa", "magnetic_tile"],
 )
-def test_a_missing_mask_is_refused_or_skipped_everywhere(tmp_path, name):
+def test_a_missing_mask_is_no_error_unless_it_must_be_there(tmp_path, name):
     category, *_ = MAKERS[name](tmp_path)
-    record = datasets.load(name, root=tmp_path, category=category).test[-1]
+    place = {"root": tmp_path, "category": category}
+    record = datasets.load(name, **place, require_masks=True).test[-1]
     gone = record.mask.rename(tmp_path / "gone")
-    with pytest.raises(datasets.DatasetError, match="is missing; add it"):
-        datasets.load(name, root=tmp_path, category=category)
-    skipped = datasets.load(name, root=tmp_path, category=category, skip_bad=True)
-    assert record not in skipped.records
-    assert len(skipped.errors) == 1
+    dataset = datasets.load(name, **place)
+    assert record._replace(mask=None) in dataset.records
+    assert not dataset.has_masks
+    with pytest.raises(datasets.DatasetError, match="its mask is missing; add it"):
+        datasets.load(name, **place, require_masks=True, skip_bad=True)
     gone.rename(record.mask)
-    assert record in datasets.load(name, root=tmp_path, category=category).records
+    assert record in datasets.load(name, **place).records
 
 
 @pytest.mark.parametrize("name", ["kolektor_sdd", "kolektor_sdd2"])
@@ -280,6 +281,86 @@ def test_a_folder_of_categories_is_not_trained_on_as_one(tmp_path):
         datasets.folder(tmp_path / "empty")
 
 
+def test_kinds_beside_each_other_are_understood(tmp_path):
+    """As other libraries have it: normal, abnormal, and masks in a folder apart."""
+    write(tmp_path, *(f"Normal/{i}.png" for i in range(3)), "abnormal/x.jpg")
+    write(tmp_path, "abnormal/deep/y.png")
+    write(tmp_path, "mask/x.png", "mask/deep/y.PNG", mask=MASK)
+    dataset = datasets.folder(tmp_path, train=False)
+    assert dataset.train == ()
+    assert [(r.image.name, r.kind, r.label) for r in dataset.test] == [
+        *((f"{i}.png", "good", 0) for i in range(3)),
+        *(("y.png", "abnormal", 1), ("x.jpg", "abnormal", 1)),
+    ]
+    assert dataset.has_masks
+    assert "kinds: Normal (normal), abnormal (anomalous)" in dataset.notes[0]
+    assert "--normal" in dataset.notes[0]
+    learnt = datasets.folder(tmp_path)
+    assert {r.image.parent.name for r in learnt.train} == {"Normal"}
+    assert {r.image.name for r in learnt.test} == {"x.jpg", "y.png"}
+    with pytest.raises(datasets.DatasetError, match="'gut'; there are: Normal, abn"):
+        datasets.folder(tmp_path, names=datasets.Names(normal=("gut",)))
+
+
+@pytest.mark.parametrize("good", ["ok", "Good", "OK", "normal"])
+def test_a_normal_kind_has_many_names(tmp_path, good):
+    write(tmp_path, "train/0.png", f"test/{good}/0.png", "test/dent/sub/0.png")
+    write(tmp_path, "ground_truth/dent/sub/0_mask.png", mask=MASK)
+    dataset = datasets.folder(tmp_path)
+    assert [(r.kind, r.label) for r in dataset.test] == [("good", 0), ("dent", 1)]
+    assert dataset.has_masks
+    assert f"{good} (normal)" in dataset.notes[0]
+
+
+def test_which_kinds_are_normal_is_told_or_said(tmp_path):
+    write(tmp_path, "a.png", "test/good/0.png", "test/dent/0.png")
+    assert datasets.folder(tmp_path).notes == ()
+    write(tmp_path, "test/ok/0.png", "test/loose.png")
+    both = datasets.folder(tmp_path)
+    assert [r.label for r in both.test] == [0, 0, 1]
+    assert "good (normal), ok (normal)" in both.notes[0]
+    assert "of no kind: " in both.notes[1]
+    said = datasets.folder(tmp_path, names=datasets.Names(normal=("dent",)))
+    assert [r.kind for r in said.test] == ["good", "good", "ok"]
+    assert "the kind 'ok' counts as anomalous" in said.notes
+
+
+def test_masks_may_lie_anywhere(tmp_path):
+    write(tmp_path, "a.png", "test/dent/0.png", "test/hole/0.png", "test/hole/1.png")
+    write(tmp_path, "test/dent/0_mask.png", mask=MASK)  # Beside its image.
+    write(tmp_path, "truth/1.png", "truth/0.png", mask=MASK)
+    dataset = datasets.folder(tmp_path, names=datasets.Names(masks=tmp_path / "truth"))
+    found = {f"{r.kind}/{r.image.name}": r.mask for r in dataset.test}
+    assert found == {
+        "dent/0.png": tmp_path / "test/dent/0_mask.png",
+        "hole/0.png": None,  # Two images are called 0.
+        "hole/1.png": tmp_path / "truth/1.png",
+    }
+
+
+def test_an_evaluation_needs_no_training_images(tmp_path):
+    write(tmp_path, "set/test/good/0.png", "set/test/dent/0.png")
+    dataset = datasets.folder(tmp_path / "set", train=False)
+    assert (len(dataset.train), len(dataset.test)) == (0, 2)
+    assert datasets.folder(tmp_path, train=False, category="set") == dataset
+    (tmp_path / "set" / "train").mkdir()
+    assert datasets.folder(tmp_path / "set", train=False) == dataset
+    with pytest.raises(datasets.DatasetError, match="name one: set"):
+        datasets.folder(tmp_path, train=False)
+    with pytest.raises(datasets.DatasetError, match="put normal ones in"):
+        datasets.folder(tmp_path / "set")
+    write(tmp_path, "bare/0.png")
+    with pytest.raises(datasets.DatasetError, match="no test images"):
+        datasets.folder(tmp_path / "bare", train=False)
+
+
+def test_a_category_of_a_folder_can_be_named(tmp_path):
+    make_mvtec(tmp_path)
+    make_mpdd(tmp_path)
+    dataset = datasets.folder(tmp_path, category="tubes")
+    assert (dataset.category, len(dataset.train)) == ("tubes", 3)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -295,7 +376,6 @@ def test_a_folder_of_categories_is_not_trained_on_as_one(tmp_path):
         ("image,label,split\na.png,1,train\n", "anomalous, but listed for training"),
         ("image\na.png\na.png\n", "listed 2 times"),
         ("image,label\na.png,1\n", "no normal training images"),
-        ("image,label,mask\na.png,1,m.png\n", "the mask of .* is missing"),
         ('image\n"a.png\n', "not a readable table"),
     ],
 )
@@ -304,6 +384,22 @@ def test_bad_tables_are_refused(tmp_path, text, message):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(datasets.DatasetError, match=message):
         datasets.listed(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_tables_of_spreadsheets_are_read(tmp_path, mark):
+    write(tmp_path, "a, b.png" if mark != "," else "a.png", "b.png", "c.png", "d.png")
+    first = "a, b.png" if mark != "," else "a.png"
+    rows = [("Image", "Label"), (first, "OK"), ("b.png", "ok"), ("c.png", "NG")]
+    rows.append(("d.png", "Abnormal"))
+    text = "\ufeff" + "\r\n".join(mark.join(row) for row in rows)
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+    dataset = datasets.listed(tmp_path / "list.csv")
+    assert [r.image.name for r in dataset.train] == [first, "b.png"]
+    assert [r.image.name for r in dataset.test] == ["c.png", "d.png"]
+    tested = datasets.listed(tmp_path / "list.csv", train=False)
+    assert [record.label for record in tested.test] == [0, 0, 1, 1]
+    assert "no column split" in tested.notes[0]
 
 
 def test_a_visa_table_does_not_lead_out_of_its_folder(tmp_path):
@@ -322,6 +418,10 @@ def test_any_table_is_read_or_refused(tmp_path_factory, data):
         table.write_bytes(head + data)
         with pytest.raises(datasets.DatasetError):
             datasets.listed(table)
+    for mark in (b";", b"\t"):
+        table.write_bytes(b"image" + mark + b"label\n" + data)
+        with pytest.raises(datasets.DatasetError):
+            datasets.listed(table, train=False, skip_bad=True)
 
 
 @pytest.mark.parametrize("category", ["texture", "plate"])

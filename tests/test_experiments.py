@@ -1,6 +1,7 @@
 """The experiments end to end on a small synthetic category."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +54,19 @@ def test_same_seed_gives_the_same_results_and_everything_is_written(
     assert "efficientnet_lite0" in table
     assert "wide_resnet50_2" in table
     assert table.strip() in capsys.readouterr().out
+
+
+def test_a_set_without_masks_has_no_pixel_figures_or_is_refused(root, tmp_path, capsys):
+    bare = tmp_path / "bare"
+    shutil.copytree(root / "plate", bare / "plate")
+    shutil.rmtree(bare / "plate" / "ground_truth")
+    with pytest.raises(SystemExit, match="its mask is missing"):
+        run(bare, tmp_path / "out", "--require-masks")
+    run(bare, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "results.json").read_text())[0]
+    assert record["pixel_auroc"] is record["aupro"] is None
+    assert 0 <= record["image_auroc"] <= 1
+    assert "so no pixel figures" in capsys.readouterr().err
 
 
 def test_a_finished_row_is_not_run_again(root, tmp_path, monkeypatch):
@@ -111,9 +125,10 @@ def test_heat_maps_stand_over_the_defect(root, tmp_path):
     dataset = datasets.mvtec(root, "plate")
     _, _, result = runner.glad(dataset, network, seed=0, settings=settings)
     found = result.labels == 1
+    masks = np.stack(result.masks)[found]
     inside = [
         heat[mask].mean() > np.median(heat)
-        for heat, mask in zip(result.heat_maps[found], result.masks[found], strict=True)
+        for heat, mask in zip(result.heat_maps[found], masks, strict=True)
     ]
     assert np.mean(inside) > 0.5
 

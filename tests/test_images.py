@@ -1,8 +1,12 @@
 """Reading, resizing and writing images, and streams of them."""
 
+import contextlib
 import io
+import json
 import pathlib
+import struct
 import threading
+import zlib
 
 import hypothesis
 import hypothesis.strategies as st
@@ -159,8 +163,6 @@ def bomb(width, height):
     PIL.Image.new("L", (1, 1)).save(stream, "PNG")
     data = bytearray(stream.getvalue())
     data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    import zlib
-
     data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
     return bytes(data)
 
@@ -184,6 +186,12 @@ for _format in ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM"):
     _stream = io.BytesIO()
     PIL.Image.effect_noise((16, 12), 80).convert("RGB").save(_stream, _format)
     WHOLE[_format] = _stream.getvalue()
+for _format, _type in (("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.float32)):
+    _stream = io.BytesIO()
+    PIL.Image.fromarray(np.arange(192).reshape(12, 16).astype(_type)).save(
+        _stream, _format
+    )
+    WHOLE[f"{_format} of {_type.__name__}"] = _stream.getvalue()
 
 
 @hypothesis.given(st.data())
@@ -208,6 +216,11 @@ def test_damaged_files_are_read_or_refused_and_never_crash(tmp_path_factory, dat
     assert array.ndim == 3
     assert array.shape[0] * array.shape[1] <= 10**6
     assert np.isfinite(array).all()
+    depth = images.observe([path])  # Leaves out what is not readable.
+    with contextlib.suppress(images.ImageError):
+        assert images.learnt([images.facts(path, max_pixels=10**6)]).high >= 0
+        assert np.isfinite(images.read(path, max_pixels=10**6, depth=depth)).all()
+        assert images.lossy(path) in (True, False)
 
 
 def test_resize_is_the_antialiased_triangle():
@@ -321,3 +334,134 @@ def test_check_skips_and_counts_or_refuses(folder):
         images.check(folder)
     with pytest.raises(images.ImageError, match="none of 1"):
         images.check(folder[2:3], skip_bad=True)
+
+
+def colour16(path, values, kind="png"):
+    """Writes a colour file of 16 bits, which Pillow cannot."""
+    height, width = values.shape[:2]
+    if kind == "png":
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+        parts = (b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+        data = b"\x89PNG\r\n\x1a\n"
+        for name, body in parts:
+            check = struct.pack(">I", zlib.crc32(name + body))
+            data += struct.pack(">I", len(body)) + name + body + check
+    else:
+        pixels, tags = values.astype("<u2").tobytes(), 9
+        place = 14 + 12 * tags
+        entries = [(256, width), (257, height), (258, place), (259, 1), (262, 2)]
+        entries += [(273, place + 6), (277, 3), (278, height), (279, len(pixels))]
+        data = b"II*\0" + struct.pack("<IH", 8, tags)
+        for tag, value in entries:
+            count = 3 if tag == 258 else 1
+            data += struct.pack("<HHII", tag, 3 if count == 3 else 4, count, value)
+        data += struct.pack("<I", 0) + struct.pack("<HHH", 16, 16, 16) + pixels
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_depth_brings_grey_and_colour_of_cameras_to_255(tmp_path, bits, suffix):
+    rng = np.random.default_rng(bits)
+    grey = rng.integers(0, 2**bits, (5, 7)).astype(np.uint16)
+    grey[0, 0] = 2**bits - 1
+    rgb = rng.integers(0, 2**bits, (5, 7, 3)).astype(np.uint16)
+    rgb[0, 0] = 2**bits - 1
+    one = save(tmp_path / f"g.{suffix}", grey)
+    two = colour16(tmp_path / f"c.{suffix}", rgb, suffix)
+    for path, values in ((one, np.stack([grey] * 3, -1)), (two, rgb)):
+        depth = images.observe([path])
+        assert depth == (bits, None)
+        array = images.read(path, depth=depth)
+        np.testing.assert_allclose(array, values / ((2**bits - 1) / 255), rtol=1e-6)
+        assert array.max() == 255
+        np.testing.assert_allclose(images.read(path), values / 257, atol=1)
+
+
+def test_float_images_up_to_one_are_read_like_the_same_picture(tmp_path, colour):
+    grey = colour[..., 0]
+    path = save(tmp_path / "a.tif", grey.astype(np.float32) / 255)
+    assert images.observe([path]) == (None, 1)
+    for depth in (images.UNKNOWN, images.observe([path])):
+        array = images.read(path, depth=depth)
+        np.testing.assert_allclose(array[..., 0], grey, rtol=1e-6)
+    white = save(tmp_path / "b.tif", grey.astype(np.float32))
+    assert images.observe([path, white]) == (None, 255)
+    inf = save(tmp_path / "c.tif", np.array([[0.5, np.inf]], np.float32))
+    with pytest.raises(images.ImageError, match="inf"):
+        images.read(inf)
+
+
+def test_sixteen_bits_that_are_used_are_read_as_before(tmp_path, colour):
+    values = np.linspace(0, 65535, 35).astype(np.uint16).reshape(5, 7)
+    deep = save(tmp_path / "a.png", values)
+    rgb = colour16(tmp_path / "b.png", np.stack([values] * 3, -1))
+    depth = images.observe([deep, rgb, save(tmp_path / "c.png", colour)])
+    assert depth == (16, None)
+    for path in (deep, rgb):
+        before = images.read(path)
+        np.testing.assert_array_equal(images.read(path, depth=depth), before)
+    assert images.read(rgb).dtype == np.uint8
+    np.testing.assert_array_equal(
+        images.read(deep)[..., 0], (values / 257).astype(np.float32)
+    )
+
+
+def test_a_file_that_says_its_depth_is_believed(tmp_path):
+    dark = np.full((5, 7), 100, ">u2")
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5 7 5 4095\n" + dark.tobytes())
+    assert images.observe([path]) == (16, None)  # Pillow has scaled it.
+    np.testing.assert_allclose(images.read(path), 100 / 4095 * 255, rtol=1e-3)
+    tags = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 122), (277, 1)]
+    tags += [(278, 1), (279, 3)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    packed = bytes([0x06, 0x40, 0x64])  # Twice 100, of 12 bits.
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, 9) + entries + b"\0" * 4 + packed)
+    assert images.observe([path]) == (12, None)
+    array = images.read(path, depth=images.observe([path]))
+    np.testing.assert_allclose(array, 100 / 4095 * 255, rtol=1e-6)
+
+
+def test_a_declared_depth_must_hold_every_value(tmp_path):
+    facts = [images.facts(save(tmp_path / "a.png", np.full((5, 7), 3000, np.uint16)))]
+    assert images.learnt(facts).depth == (12, None)
+    assert images.learnt(facts, bits=14).depth == (14, None)
+    for bits in (10, 7):
+        with pytest.raises(ValueError, match="bits"):
+            images.learnt(facts, bits=bits)
+
+
+def test_what_was_learnt_goes_through_a_file_and_nothing_else_does(tmp_path, colour):
+    paths = [save(tmp_path / f"{i}.png", colour // (i + 1)) for i in range(3)]
+    known = images.learnt([images.facts(path) for path in paths])
+    notes = json.loads(json.dumps(images.to_notes(known)))
+    assert images.from_notes(notes) == known
+    odd = [{}, {"low": "x"}, {"low": None}, {"high": float("inf")}, {"contents": 5}]
+    odd += [{"depth": {"bits": b, "white": w}} for b, w in ((64, None), (None, 0.0))]
+    for wrong in (None, 3, odd[0], *({**notes, **o} for o in odd[1:])):
+        assert images.from_notes(wrong) is None
+
+
+def test_ranges_unlike_those_learnt_from_are_told(tmp_path, colour):
+    values = colour[..., 0].astype(np.uint16) * 16 + 15
+    paths = [save(tmp_path / f"{i}.png", values) for i in range(2)]
+    known = images.learnt([images.facts(path) for path in paths])
+    facts = images.facts(paths[0])
+    assert images.unlike(known, images.peak(facts, known.depth)) == ""
+    true = save(tmp_path / "true.png", values * 16)
+    brightest = float(images.read(true, depth=known.depth).max())
+    assert "where white is 255" in images.unlike(known, brightest)
+    assert "brightest value is 15 of 255" in images.unlike(known, 15.0)
+
+
+def test_equal_pixels_are_copies_whatever_the_file(tmp_path, colour):
+    paths = [save(tmp_path / f"a.{s}", colour) for s in ("png", "bmp", "tif")]
+    other = colour.copy()
+    other[0, 0, 0] ^= 1
+    paths.insert(1, save(tmp_path / "b.png", other))
+    found = images.copies(images.facts(path).content for path in paths)
+    assert found == {2: 0, 3: 0}

@@ -74,6 +74,23 @@ def test_from_file_reads_what_is_bright(tmp_path):
     np.testing.assert_array_equal(masks.from_file(tmp_path / "deep.png"), picture > 0)
 
 
+def test_a_mask_must_have_the_shape_of_its_images(tmp_path):
+    path = tmp_path / "mask.png"
+
+    def read(height, width, *like):
+        PIL.Image.new("L", (width, height), 255).save(path)
+        return masks.from_file(path, shape=(16, 16), like=like)
+
+    assert read(256, 256, (256, 256)).all()
+    assert read(30, 40, (300, 500), (30, 40)).all()
+    for high, wide in ((250, 333), (64, 85), (1000, 1333)):
+        with pytest.warns(UserWarning, match=r"mask\.png.* stretched"):
+            read(high, wide, (300, 400))
+    for high, wide in ((8, 3000), (256, 256), (400, 300)):
+        with pytest.raises(ValueError, match=r"mask\.png.* another aspect ratio"):
+            read(high, wide, (300, 400))
+
+
 def test_from_file_names_a_bad_file(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.png"):
         masks.from_file(tmp_path / "gone.png")

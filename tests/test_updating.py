@@ -314,7 +314,7 @@ def test_a_model_file_is_updated(run, tmp_path):
     code, text = run(
         "update",
         newer,
-        images[0],
+        tmp_path / "texture" / "test" / "good" / "000.png",
         "--quiet",
         "--forget",
         "0.5",

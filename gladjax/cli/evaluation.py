@@ -10,7 +10,7 @@ import numpy as np
 
 from gladjax import calibrate, datasets, files, images, io
 from gladjax import report as reports
-from gladjax.cli import options
+from gladjax.cli import options, reading
 from gladjax.cli.options import F, Progress
 from gladjax.datasets import Dataset
 from gladjax.experiments import evaluation, runner
@@ -21,9 +21,12 @@ Examples:
   gladjax evaluate model.safetensors elpv
   gladjax evaluate model.safetensors mvtec --data-root mvtec --category screw
   gladjax evaluate model.safetensors my-folder --output out --report out/report.html
+  gladjax evaluate model.safetensors parts.csv
 
 A folder of your own holds normal test images in test/good and anomalous ones in
-test/KIND, with masks, if there are any, in ground_truth/KIND."""
+test/KIND, or lies in folders such as normal and abnormal; masks, if there are any, are
+in ground_truth/KIND or mask. A CSV file has a column image, and perhaps label (0 or 1,
+OK or NG), kind, mask and split. Training images are not needed."""
 
 REPORT_EPILOG = """\b
 Examples:
@@ -34,11 +37,21 @@ Examples:
 def data(function: F) -> F:
     """Adds the options that say where a data set is."""
     root = click.option(
-        "--data-root", type=options.FOLDER, help="Folder of the data set."
+        "--data-root", type=options.PLACE, help="Folder or CSV file of the data set."
+    )
+    normal = click.option(
+        "--normal", multiple=True, help="Kind that is normal, of a folder of your own."
+    )
+    masks = click.option(
+        "--masks", type=options.FOLDER, help="Folder of masks of a folder of your own."
+    )
+    needed = click.option(
+        "--require-masks", is_flag=True, help="Refuse if a mask is missing."
     )
     category = click.option("--category", help="Category of the data set.")
     skip = click.option("--strict", is_flag=True, help="Stop at the first bad image.")
-    return root(category(skip(options.weights_file(options.calibrated_rate(function)))))
+    added = skip(options.weights_file(options.calibrated_rate(function)))
+    return root(category(normal(masks(needed(added)))))
 
 
 @click.command(epilog=EVALUATE_EPILOG)
@@ -52,7 +65,7 @@ def data(function: F) -> F:
 def evaluate(model: Path, dataset: str, **chosen: Any) -> None:  # noqa: ANN401
     """Measure a MODEL on the test images of DATASET.
 
-    DATASET is a name (elpv, mvtec, visa, ...) or a folder.
+    DATASET is a name (elpv, mvtec, visa, ...), a folder, or a CSV file.
     """
     output = chosen["output"]
     if chosen["heatmaps"] and output is None:
@@ -105,16 +118,18 @@ def measure(
 
     Args:
       model: The model file.
-      name: Name or folder of the data set.
+      name: Name, folder or CSV file of the data set.
       chosen: The options of the command.
       pictures: Folder for a picture per image.
 
     Returns:
       ``record``, and what a page needs: ``dataset``, ``fitted``, ``result``,
-      ``threshold``.
+      ``threshold``, ``read``.
     """
-    dataset = load(name, chosen["data_root"], chosen["category"], chosen["strict"])
     description = io.describe(model)
+    known = images.from_notes(description.notes.get("learnt"))
+    dataset = load(name, chosen, known)
+    read = reading.Reader(known)
     network = options.saved_network(description.backbone, chosen["checkpoint"])
     fitted = io.load(model, backbone=network)
     with Progress(quiet=chosen["quiet"]) as progress:
@@ -122,8 +137,14 @@ def measure(
             fitted,
             dataset,
             pictures=pictures,
+            read=read,
             progress=functools.partial(progress, "test images"),
         )
+    for item in dataset.test:
+        read.tell(item.image)
+    read.end()
+    for note in result.notes:
+        click.echo(note, err=True)
     rate = chosen["rate"] or description.false_positive_rate or 0.05
     scores = np.zeros(0) if fitted.calibration is None else fitted.calibration
     limit = calibrate.threshold(np.asarray(scores), rate)
@@ -140,6 +161,7 @@ def measure(
         **evaluation.measures(result),
         **runner.sizes(fitted),
         "decisions": decisions(result, limit, rate),
+        "notes": [*dataset.notes, *result.notes],
         "fit_seconds": notes.get("seconds", {}).get("all"),
         "seconds_per_image": result.seconds,
     }
@@ -149,27 +171,59 @@ def measure(
         "fitted": fitted,
         "result": result,
         "threshold": limit,
+        "read": read,
     }
 
 
-def load(name: str, root: Path | None, category: str | None, strict: bool) -> Dataset:
-    """Lists a data set by its name, or a folder; bad images are reported.
+def load(name: str, chosen: dict[str, Any], known: images.Learnt | None) -> Dataset:
+    """Lists a data set by its name, a folder or a table; what is odd is told.
 
     Args:
-      name: Name or folder.
-      root: Folder of a named data set.
-      category: Its category.
-      strict: Whether bad images are refused.
+      name: Name, folder or CSV file.
+      chosen: The options of the command.
+      known: What is known of the images that the model learnt from.
+
+    Raises:
+      UsageError: If names of parts are given for what is no folder of one's own.
+      ValueError: If there are no test images.
     """
-    if name not in datasets.LOADERS and Path(name).is_dir():
-        dataset = datasets.folder(name, category=category, skip_bad=not strict)
+    rules = {"category": chosen["category"], "skip_bad": not chosen["strict"]}
+    parts = datasets.Names(tuple(chosen["normal"]), chosen["masks"])
+    own = name not in datasets.LOADERS and Path(name).exists()
+    root = Path(name) if own else chosen["data_root"]
+    if name == "folder" or (own and Path(name).is_dir()):
+        if root is None:
+            raise click.UsageError("folder: say where it is, with --data-root")
+        dataset = datasets.folder(root, **rules, train=False, names=parts)
+    elif any(parts):
+        raise click.UsageError("--normal and --masks are for a folder of your own")
     else:
-        dataset = datasets.load(name, root=root, category=category, skip_bad=not strict)
-    dataset = datasets.readable(dataset, skip_bad=not strict)
+        named = "csv" if own else name
+        dataset = datasets.load(named, root=root, **rules, train=False)
+    return _checked(dataset, chosen, known)
+
+
+def _checked(
+    dataset: Dataset, chosen: dict[str, Any], known: images.Learnt | None
+) -> Dataset:
+    """Reads all images once, and says what is left out, odd, or there twice."""
+    facts: dict[Path, images.Facts] = {}
+    dataset = datasets.readable(
+        dataset,
+        skip_bad=not chosen["strict"],
+        told=lambda record, one: facts.update({record.image: one}),
+    )
     for error in dataset.errors:
         click.echo(f"left out: {error}", err=True)
-    if len({record.label for record in dataset.test}) < 2:
-        raise ValueError(f"{name}: there must be normal and anomalous test images")
+    for note in dataset.notes:
+        click.echo(note, err=True)
+    if not dataset.test:
+        raise ValueError(f"{dataset.name}: there are no test images")
+    if chosen["require_masks"]:
+        datasets.require(dataset)
+    old = frozenset(facts[record.image].content for record in dataset.train)
+    old |= frozenset() if known is None else known.contents
+    reading.tell_copies([(r.image, facts[r.image]) for r in dataset.test], old)
     return dataset
 
 
@@ -186,7 +240,8 @@ def decisions(
     found: dict[str, float | None] = {"false_positive_rate_asked": rate}
     for name, label in (("false_positive_rate", 0), ("true_positive_rate", 1)):
         part = result.scores[result.labels == label]
-        found[name] = None if limit is None else float(np.mean(part > limit))
+        known = limit is not None and len(part) > 0
+        found[name] = float(np.mean(part > limit)) if known else None
     return {**found, "threshold": limit}
 
 
@@ -204,7 +259,7 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
             label=item.label,
             score=float(score),
             heat_map=np.asarray(heat),
-            read=functools.partial(images.read, item.image),
+            read=functools.partial(found.get("read", images.read), item.image),
         )
         for item, score, heat in zip(
             found["dataset"].test, result.scores, result.heat_maps, strict=True

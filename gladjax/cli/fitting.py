@@ -1,9 +1,10 @@
 """The command ``gladjax fit``: photographs of good products in, one model file out."""
 
 import dataclasses
+import functools
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import click
 import jax
 import numpy as np
 
-from gladjax import align, calibrate, detector, images, io, masks, report
+from gladjax import align, calibrate, detector, images, io, report
 from gladjax import backbone as backbones
 from gladjax.backbone import Backbone
-from gladjax.cli import inputs, options
+from gladjax.cli import inputs, options, reading
 from gladjax.cli.options import Progress
 from gladjax.detector import Detector, FitInfo, Settings
 
@@ -68,6 +69,12 @@ needs 99 images; with fewer the model gives scores, but no decisions."""
     help="Image, white where anomalies are looked for; all but a margin by default.",
 )
 @click.option(
+    "--bit-depth",
+    type=click.IntRange(8, 16),
+    help="Bits that count in 16-bit files; by default those that their largest value "
+    "needs.",
+)
+@click.option(
     "--num-components",
     type=click.IntRange(1),
     default=Settings.num_components,
@@ -102,15 +109,20 @@ needs 99 images; with fewer the model gives scores, but no decisions."""
 def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
     """Learn from IMAGES of good products, and write a model.
 
-    IMAGES are files, folders, patterns, or - for a list of files on standard input.
+    IMAGES are files, folders, patterns, or - for a list of files on standard input. Of
+    a data set with train and test, only train/good is learnt from.
     """
     begun = time.perf_counter()
-    found = inputs.unique(inputs.expand(images_))
+    found = inputs.unique(inputs.expand(images_, learn=True))
     network = backbones.load(chosen["backbone_name"], checkpoint=chosen["checkpoint"])
     key_align, key_split, key_fit = jax.random.split(jax.random.key(chosen["seed"]), 3)
     with Progress(quiet=chosen["quiet"]) as progress:
-        paths, num_bad = readable(found, strict=chosen["strict"], progress=progress)
-        motion, first = _motion(key_align, network, paths, chosen)
+        new = reading.readable(found, strict=chosen["strict"], progress=progress)
+        paths, num_bad = new.paths, new.num_bad
+        known = reading.learnt(new, bits=chosen["bit_depth"])
+        read = functools.partial(images.read, depth=known.depth)
+        pictures = images.Lazy(paths, read=read)
+        motion, first = _motion(key_align, network, pictures, chosen)
         if first:
             paths = [paths[first], *paths[:first], *paths[first + 1 :]]
         settings = Settings(
@@ -121,9 +133,9 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
             coarse=chosen["coarse"],
             keep_statistics=chosen["keep_statistics"],
         )
-        reference = images.read(paths[0]) if motion else None
+        mask = reading.mask(chosen["mask"], network, new.facts)
         work = _Work(
-            key_fit, network, settings, _mask(chosen["mask"], network), reference
+            key_fit, network, settings, mask, read, read(paths[0]) if motion else None
         )
         fitted, how = calibrated(
             key_split, paths, work, chosen["calibration"], chosen["rate"], progress
@@ -134,6 +146,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         "num_bad": num_bad,
         "seed": chosen["seed"],
         "calibration": how,
+        "learnt": images.to_notes(known),
         "seconds": {**work.info.seconds, "all": time.perf_counter() - begun},
     }
     io.save(chosen["out"], fitted, false_positive_rate=chosen["rate"], notes=notes)
@@ -154,17 +167,18 @@ class _Work:
         network: Backbone,
         settings: Settings,
         mask: np.ndarray | None,
+        read: Callable[[Path], np.ndarray],
         reference: np.ndarray | None,
     ) -> None:
         self._key, self._network, self.settings = key, network, settings
-        self._mask, self._reference = mask, reference
+        self._mask, self.read, self._reference = mask, read, reference
         self.info: FitInfo | None = None
 
     def __call__(self, paths: Sequence[Path], progress: Progress) -> Detector:
         fitted, self.info = detector.fit_info(
             self._key,
             self._network,
-            images.Lazy(paths),
+            images.Lazy(paths, read=self.read),
             settings=self.settings,
             mask=self._mask,
             reference=self._reference,
@@ -173,54 +187,17 @@ class _Work:
         return fitted
 
 
-def readable(
-    paths: Sequence[Path], *, strict: bool, progress: Progress
-) -> tuple[list[Path], int]:
-    """Reads every image once; bad ones are reported and left out.
-
-    Args:
-      paths: The files.
-      strict: Whether the first bad one ends the command.
-      progress: Told of every image.
-
-    Returns:
-      The good files, and the number of bad ones.
-
-    Raises:
-      ImageError: At a bad image if ``strict``, or if all are bad.
-    """
-    good, bad = [], []
-    for path, outcome in zip(paths, images.outcomes(images.Lazy(paths)), strict=True):
-        if isinstance(outcome, images.ImageError):
-            if strict:
-                raise outcome
-            click.echo(f"left out: {outcome}", err=True)
-            bad.append(outcome)
-        else:
-            good.append(path)
-        progress("reading", len(good) + len(bad), len(paths))
-    if not good:
-        raise images.ImageError(f"none of {len(bad)} images is readable: {bad[0]}")
-    return good, len(bad)
-
-
-def _mask(path: Path | None, network: Backbone) -> np.ndarray | None:
-    if path is None:
-        return None
-    return np.asarray(masks.from_file(path, shape=network.image_size))
-
-
 def _motion(
-    key: jax.Array, network: Backbone, paths: Sequence[Path], chosen: dict[str, Any]
+    key: jax.Array, network: Backbone, pictures: images.Lazy, chosen: dict[str, Any]
 ) -> tuple[str, int]:
     """Returns the motion to align by, empty for none, and which image to align with."""
     motion = chosen["motion"]
-    if motion == "none" or len(paths) < 3:
+    if motion == "none" or len(pictures) < 3:
         return ("" if motion in ("none", "auto") else motion), 0
     kind = "euclidean" if motion == "auto" else motion
     sample = [
-        np.asarray(backbones.resize(images.read(path), size=network.image_size))
-        for path in paths[:ALIGN_SAMPLE]
+        np.asarray(backbones.resize(image, size=network.image_size))
+        for image in pictures[:ALIGN_SAMPLE]
     ]
     stack = np.stack(sample).astype(np.float32)
     rules: dict[str, Any] = {"motion": kind, "coarse": chosen["coarse"]}
@@ -275,7 +252,7 @@ def calibrated(
 
     def score_one(fitted: Detector, path: Path) -> float:
         size = fitted.backbone.image_size
-        return detector.score(fitted, images.read(path), shape=size).score
+        return detector.score(fitted, work.read(path), shape=size).score
 
     fitted, scores = calibrate.scores(
         key,

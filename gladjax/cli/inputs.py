@@ -1,6 +1,7 @@
 """Which image files are meant: files, folders, patterns, lists on standard input."""
 
 import glob
+import itertools
 import os
 import pathlib
 import sys
@@ -14,7 +15,7 @@ MAX_LIST = 2**28
 """The longest list of files, in characters, that is read from standard input."""
 
 
-def expand(arguments: Sequence[str]) -> list[pathlib.Path]:
+def expand(arguments: Sequence[str], *, learn: bool = False) -> list[pathlib.Path]:
     """Returns the image files that arguments stand for, in their order.
 
     Args:
@@ -22,13 +23,15 @@ def expand(arguments: Sequence[str]) -> list[pathlib.Path]:
         ``?`` or ``**``, or ``-`` for a list on standard input, one file a line or
         separated by null characters. A file that does not exist is kept: whoever reads
         it will say so.
+      learn: Whether only normal images are wanted: of a data set, those in its
+        ``train/good``. What is left out of folders and patterns is told.
 
     Raises:
       click.UsageError: If a folder or pattern has no image, or nothing is left.
     """
     found: list[pathlib.Path] = []
     for argument in arguments:
-        found.extend(_listed() if argument == "-" else _expand(argument))
+        found.extend(_listed() if argument == "-" else _expand(argument, learn))
     if not found:
         raise click.UsageError("there are no images: give files, folders or patterns")
     return found
@@ -42,30 +45,48 @@ def _listed() -> list[pathlib.Path]:
     return [pathlib.Path(part) for part in parts if part.strip()]
 
 
-def _expand(argument: str) -> list[pathlib.Path]:
+def _expand(argument: str, learn: bool) -> list[pathlib.Path]:
     path = pathlib.Path(argument)
     if path.is_dir():
-        found = _below(path)
+        many = [p.name for p in sorted(path.iterdir()) if (p / "train").is_dir()]
+        if learn and many and not (path / "train").is_dir():
+            there = ", ".join(many)
+            raise click.UsageError(f"{path}: it holds several data sets: {there}")
+        found = images.below(path, learn=learn)
     elif glob.has_magic(argument) and not path.exists():
-        found = [pathlib.Path(name) for name in glob.glob(argument, recursive=True)]
-        found = sorted(name for name in found if _is_image(name.name))
+        names = glob.glob(_any_case(argument), recursive=True)
+        paths = [pathlib.Path(name) for name in names if _is_image(name)]
+        found = images.chosen(paths, _fixed(path), learn=learn)
     else:
         return [path]
-    if not found:
+    for note in found.notes:
+        click.echo(f"left out: {note}", err=True)
+    if not found.paths:
         raise click.UsageError(f"{argument}: no images here")
-    return found
+    if learn and found.notes:
+        places = dict.fromkeys(str(one.parent) for one in found.paths)
+        more = f" and {len(places) - 3} more folders" if len(places) > 3 else ""
+        click.echo(f"learning from {', '.join([*places][:3])}{more}", err=True)
+    return found.paths
 
 
-def _below(folder: pathlib.Path) -> list[pathlib.Path]:
-    found = []
-    for here, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(pathlib.Path(here, name) for name in names if _is_image(name))
-    return sorted(found)
+def _any_case(pattern: str) -> str:
+    """Returns a pattern whose ending, such as ``.png``, stands for ``.PNG`` as well."""
+    stem, ending = os.path.splitext(pattern)
+    if ending.lower() not in images.SUFFIXES:
+        return pattern
+    letters = (f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in ending)
+    return stem + "".join(letters)
 
 
-def _is_image(name: str) -> bool:
-    return pathlib.PurePath(name).suffix.lower() in images.SUFFIXES and name[0] != "."
+def _fixed(pattern: pathlib.Path) -> pathlib.Path:
+    """Returns the folder that a pattern begins with."""
+    parts = itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts)
+    return pathlib.Path(*parts)
+
+
+def _is_image(path: str) -> bool:
+    return images.is_image(os.path.basename(path))
 
 
 def unique(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:

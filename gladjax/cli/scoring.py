@@ -11,7 +11,7 @@ import numpy as np
 
 from gladjax import calibrate, images, io, plots, streaming
 from gladjax.calibrate import Decision
-from gladjax.cli import inputs, options
+from gladjax.cli import inputs, options, reading
 from gladjax.cli.options import Progress
 from gladjax.detector import Detector, Scored
 
@@ -62,7 +62,8 @@ def score(
     names = None if heatmaps is None else inputs.Names(heatmaps, paths)
     num_bad = 0
     with Progress(quiet=quiet) as progress:
-        results = streaming.score_many(fitted, images.Lazy(paths))
+        read = reading.Reader(images.from_notes(description.notes.get("learnt")))
+        results = streaming.score_many(fitted, images.Lazy(paths, read=read))
         for i, (path, result) in enumerate(zip(paths, results, strict=True)):
             if isinstance(result, images.ImageError):
                 if strict:
@@ -70,13 +71,15 @@ def score(
                 num_bad += 1
                 _say({"image": str(path), "error": str(result)}, jsonl=jsonl)
             else:
+                read.tell(path)
                 decision = decide(fitted, result, chosen)
                 target = None
                 if names is not None:
                     target = names.next(path)
-                    draw(path, result, decision, target)
+                    draw(read(path), result, decision, target)
                 _say(line(path, result, decision, target), jsonl=jsonl)
             progress("scoring", i + 1, len(paths))
+    read.end()
     if num_bad:
         click.echo(f"{num_bad} of {len(paths)} images were bad", err=True)
         raise click.exceptions.Exit(3)
@@ -148,16 +151,15 @@ def _say(found: dict[str, Any], *, jsonl: bool) -> None:
     sys.stdout.flush()
 
 
-def draw(path: Path, result: Scored, decision: Decision, target: Path) -> None:
+def draw(image: np.ndarray, result: Scored, decision: Decision, target: Path) -> None:
     """Writes the picture of an image: input, heat map over it, score.
 
     Args:
-      path: The image.
+      image: The image, 0 to 255.
       result: What the detector says of it.
       decision: What is decided.
       target: The PNG file.
     """
-    image = images.read(path)
     limits = plots.limits(result.heat_map, threshold=decision.threshold)
     note = {True: "anomalous", False: "normal", None: ""}[decision.is_anomalous]
     if decision.p_value is not None:

@@ -1,8 +1,9 @@
 """The command ``gladjax update``: a model learns from further photographs."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import numpy as np
 import optax
 
 from gladjax import calibrate, detector, images, io
-from gladjax.cli import inputs, options
-from gladjax.cli.fitting import readable, tell, usable
+from gladjax.cli import inputs, options, reading
+from gladjax.cli.fitting import tell, usable
 from gladjax.cli.options import Progress
 from gladjax.detector import Detector
 from gladjax.online import Schedule
@@ -50,20 +51,27 @@ def update(model: Path, images_: tuple[str, ...], **chosen: Any) -> None:  # noq
     IMAGES are files, folders, patterns, or - for a list of files on standard input.
     """
     begun = time.perf_counter()
-    found = inputs.unique(inputs.expand(images_))
+    found = inputs.unique(inputs.expand(images_, learn=True))
     description = io.describe(model)
     network = options.saved_network(description.backbone, chosen["checkpoint"])
     old = io.load(model, backbone=network)
     forget = chosen["forget"]
     schedule = None if forget is None else optax.constant_schedule(forget)
     with Progress(quiet=chosen["quiet"]) as progress:
-        paths, num_bad = readable(found, strict=chosen["strict"], progress=progress)
+        known = images.from_notes(description.notes.get("learnt"))
+        new = reading.readable(
+            found, strict=chosen["strict"], progress=progress, known=known
+        )
+        paths, num_bad = new.paths, new.num_bad
+        known = reading.later(known, new)
+        read = functools.partial(images.read, depth=known.depth)
         key = jax.random.key(chosen["seed"])
-        fitted = _calibrated(key, old, paths, schedule, progress)
+        fitted = _calibrated(key, old, paths, read, schedule, progress)
     notes = {
         **description.notes,
         "num_images": description.notes.get("num_images", 0) + len(paths),
         "num_updated": len(paths),
+        "learnt": images.to_notes(known),
         "seconds": {"all": time.perf_counter() - begun},
     }
     rate = description.false_positive_rate or 0.05
@@ -77,6 +85,7 @@ def _calibrated(
     key: jax.Array,
     old: Detector,
     paths: Sequence[Path],
+    read: Callable[[Path], np.ndarray],
     schedule: Schedule | None,
     progress: Progress,
 ) -> Detector:
@@ -84,12 +93,12 @@ def _calibrated(
 
     def learn(some: Sequence[Path]) -> Detector:
         return detector.update(
-            old, images.Lazy(some), schedule=schedule, progress=progress
+            old, images.Lazy(some, read=read), schedule=schedule, progress=progress
         )
 
     def score(fitted: Detector, path: Path) -> float:
         size = fitted.backbone.image_size
-        return detector.score(fitted, images.read(path), shape=size).score
+        return detector.score(fitted, read(path), shape=size).score
 
     before = np.zeros(0) if old.calibration is None else np.asarray(old.calibration)
     if len(paths) < 2 or old.calibration is None:

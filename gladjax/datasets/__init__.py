@@ -3,9 +3,8 @@
 from gladjax.datasets.base import Dataset as Dataset
 from gladjax.datasets.base import DatasetError as DatasetError
 from gladjax.datasets.base import Record as Record
-from gladjax.datasets.base import read_mask as read_mask
-from gladjax.datasets.base import readable as readable
 from gladjax.datasets.elpv import elpv as elpv
+from gladjax.datasets.folders import Names as Names
 from gladjax.datasets.folders import folder as folder
 from gladjax.datasets.layouts import btad as btad
 from gladjax.datasets.layouts import mpdd as mpdd
@@ -22,12 +21,19 @@ from gladjax.datasets.synthetic import draw as draw
 from gladjax.datasets.synthetic import write_synthetic as write_synthetic
 from gladjax.datasets.tables import listed as listed
 from gladjax.datasets.tables import visa as visa
+from gladjax.datasets.truth import Truth as Truth
+from gladjax.datasets.truth import masks as masks
+from gladjax.datasets.truth import read_mask as read_mask
+from gladjax.datasets.truth import readable as readable
+from gladjax.datasets.truth import require as require
 
 __all__ = [
     "LOADERS",
     "Dataset",
     "DatasetError",
+    "Names",
     "Record",
+    "Truth",
     "btad",
     "dagm",
     "draw",
@@ -38,12 +44,14 @@ __all__ = [
     "listed",
     "load",
     "magnetic_tile",
+    "masks",
     "mpdd",
     "mvtec",
     "mvtec_ad2",
     "mvtec_loco",
     "read_mask",
     "readable",
+    "require",
     "visa",
     "write_synthetic",
 ]

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from gladjax import files, images
 
@@ -62,12 +61,14 @@ class Dataset:
       category: The category, such as ``"transistor"``.
       records: All records, training ones first, sorted by kind and path.
       errors: Why records were left out, where the caller asked to skip bad ones.
+      notes: What a user should know of how the layout was understood, in words.
     """
 
     name: str
     category: str
     records: tuple[Record, ...]
     errors: tuple[ValueError, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def train(self) -> tuple[Record, ...]:
@@ -93,6 +94,8 @@ def build(
     *,
     skip_bad: bool = False,
     errors: Iterable[ValueError] = (),
+    notes: Iterable[str] = (),
+    train: bool = True,
 ) -> Dataset:
     """Sorts and checks records, as every loader does last.
 
@@ -100,20 +103,26 @@ def build(
       name: The data set.
       category: The category.
       records: The records in any order.
-      skip_bad: Whether records whose mask or image file is missing are left out and
-        listed in ``errors``, instead of refused.
+      skip_bad: Whether records whose image file is missing are left out and listed in
+        ``errors``, instead of refused.
       errors: Why records were left out before.
+      notes: What a user should know.
+      train: Whether there must be something normal to train on, or else to test.
+
+    Returns:
+      The data set; a record whose mask is missing has ``None`` for it.
 
     Raises:
-      DatasetError: If a file is missing, an image occurs in both splits or twice, a
-        training record is anomalous, a kind is no plain name, or nothing normal is left
-        to train on.
+      DatasetError: If an image is missing, or occurs in both splits or twice, a
+        training record is anomalous, a kind is no plain name, or nothing is left to
+        train on or to test.
     """
     good, bad = [], list(errors)
     for record in sorted(records, key=_order):
         problem = _problem(record)
         if problem is None:
-            good.append(record)
+            missing = record.mask is not None and not record.mask.exists()
+            good.append(record._replace(mask=None) if missing else record)
         elif skip_bad:
             bad.append(DatasetError(problem))
         else:
@@ -122,10 +131,20 @@ def build(
     for path, count in counts.items():
         if count > 1:
             raise DatasetError(f"{path}: listed {count} times; list it once")
-    dataset = Dataset(name, category, tuple(good), tuple(bad))
-    if not dataset.train:
+    told = [*notes, *_taken_as_anomalous(good)]
+    dataset = Dataset(name, category, tuple(good), tuple(bad), tuple(told))
+    if train and not dataset.train:
         raise DatasetError(f"{name}, {category}: no normal training images")
+    if not train and not dataset.test:
+        why = f" ({bad[0]})" if bad else ""
+        raise DatasetError(f"{name}, {category}: no test images{why}")
     return dataset
+
+
+def _taken_as_anomalous(records: Iterable[Record]) -> list[str]:
+    """Returns a note on kinds that count as anomalous and are called as if normal."""
+    kinds = {r.kind for r in records if r.label and r.kind.lower() in images.NORMAL}
+    return [f"the kind {kind!r} counts as anomalous" for kind in sorted(kinds)]
 
 
 def _order(record: Record) -> tuple[bool, bool, str, pathlib.Path]:
@@ -141,87 +160,7 @@ def _problem(record: Record) -> str | None:
         return f"{record.image}: the kind {record.kind!r} is no plain name; rename it"
     if not record.image.is_file():
         return f"{record.image}: no such image; correct the path or leave it out"
-    if record.mask is not None and not record.mask.exists():
-        return f"{record.mask}: the mask of {record.image} is missing; add it"
     return None
-
-
-def readable(dataset: Dataset, *, skip_bad: bool = False) -> Dataset:
-    """Reads every image and mask once, and refuses or leaves out bad ones.
-
-    Args:
-      dataset: The data set.
-      skip_bad: Whether bad records are left out and listed in ``errors``.
-
-    Returns:
-      The data set of the readable records.
-
-    Raises:
-      ImageError: If an image or mask is unreadable and is not to be skipped.
-      DatasetError: If a mask does not fit its image and is not to be skipped, or no
-        training record is left.
-    """
-    lazy = images.Lazy(record.image for record in dataset.records)
-    good, errors = [], []
-    for record, outcome in zip(dataset.records, images.outcomes(lazy), strict=True):
-        try:
-            if isinstance(outcome, images.ImageError):
-                raise outcome
-            if record.mask is not None:
-                read_mask(record)
-            good.append(record)
-        except (images.ImageError, DatasetError) as error:
-            if not skip_bad:
-                raise
-            errors.append(error)
-    found = dataclasses.replace(
-        dataset, records=tuple(good), errors=dataset.errors + tuple(errors)
-    )
-    if not found.train:
-        raise DatasetError(f"{dataset.name}: no training image is readable")
-    return found
-
-
-def read_mask(
-    record: Record, *, shape: tuple[int, int] | None = None
-) -> Bool[np.ndarray, "h w"]:
-    """Reads the anomalous pixels of a record.
-
-    Args:
-      record: A record with a mask, or a normal one.
-      shape: The height and width wanted; the image's own by default. The mask is
-        brought there by nearest neighbour with half-pixel centres.
-
-    Returns:
-      True where the mask is not black; all false for a normal image.
-
-    Raises:
-      DatasetError: If the image is anomalous and has no mask, or mask and image differ
-        in size.
-      ImageError: If the mask, or the header of the image, is unreadable.
-    """
-    size = images.shape(record.image)
-    height, width = size if shape is None else shape
-    if record.mask is None:
-        if record.label:
-            raise DatasetError(f"{record.image}: anomalous, but there is no mask")
-        return np.zeros((height, width), bool)
-    parts = list_images(record.mask) if record.mask.is_dir() else [record.mask]
-    if not parts:
-        raise DatasetError(f"{record.mask}: no mask in this folder; add one")
-    whole = np.zeros(size, bool)
-    for part in parts:
-        mask = images.read(part).any(axis=-1)
-        if mask.shape != size:
-            found = " x ".join(map(str, mask.shape))
-            raise DatasetError(
-                f"{part}: the mask is {found} pixels, its "
-                f"image {record.image} is {size[0]} x {size[1]}; make them equal"
-            )
-        whole |= mask
-    rows = (2 * np.arange(height) + 1) * size[0] // (2 * height)
-    columns = (2 * np.arange(width) + 1) * size[1] // (2 * width)
-    return whole[np.ix_(rows, columns)]
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -42,11 +42,10 @@ def mvtec_ad2(
       root: The folder that holds the categories, such as ``can``.
       category: The folder of the category.
       validation: Whether the normal validation images join the training ones.
-      skip_bad: Whether anomalous images without a mask are left out and counted.
+      skip_bad: Whether bad records are left out and counted.
 
     Raises:
-      DatasetError: If the category is unknown, there are no training images, or a mask
-        is missing.
+      DatasetError: If the category is unknown, or there are no training images.
     """
     folder = find_category(root, category)
     masks = "test_public/ground_truth"
@@ -66,11 +65,10 @@ def mvtec_loco(
       root: The folder that holds the categories, such as ``breakfast_box``.
       category: The folder of the category.
       validation: Whether the normal validation images join the training ones.
-      skip_bad: Whether anomalous images without a mask are left out and counted.
+      skip_bad: Whether bad records are left out and counted.
 
     Raises:
-      DatasetError: If the category is unknown, there are no training images, or a mask
-        is missing.
+      DatasetError: If the category is unknown, or there are no training images.
     """
     folder = find_category(root, category)
     records = [
@@ -86,11 +84,10 @@ def mpdd(root: StrPath, category: str, *, skip_bad: bool = False) -> Dataset:
     Args:
       root: The folder that holds the categories, such as ``bracket_black``.
       category: The folder of the category.
-      skip_bad: Whether anomalous images without a mask are left out and counted.
+      skip_bad: Whether bad records are left out and counted.
 
     Raises:
-      DatasetError: If the category is unknown, there are no training images, or a mask
-        is missing.
+      DatasetError: If the category is unknown, or there are no training images.
     """
     folder = find_category(root, category)
     records = [*tree(folder, "train"), *tree(folder, "test", masks="ground_truth")]
@@ -103,11 +100,10 @@ def btad(root: StrPath, category: str, *, skip_bad: bool = False) -> Dataset:
     Args:
       root: The folder that holds the products ``01``, ``02`` and ``03``.
       category: The folder of the product.
-      skip_bad: Whether anomalous images without a mask are left out and counted.
+      skip_bad: Whether bad records are left out and counted.
 
     Raises:
-      DatasetError: If the product is unknown, there are no training images, or a mask
-        is missing.
+      DatasetError: If the product is unknown, or there are no training images.
     """
     folder = find_category(root, category)
     test = tree(folder, "test", masks="ground_truth", good="ok", ending="")

@@ -1,7 +1,8 @@
 """MVTec AD, and the data sets that share its layout.
 
 A category is a folder with ``train/good``, ``test/<kind>`` and, for each anomalous test
-image, ``ground_truth/<kind>/<stem>_mask.png``.
+image, ``ground_truth/<kind>/<stem>_mask.png`` (or without ``_mask``, or in another
+format).
 
 Notation: none.
 
@@ -26,6 +27,7 @@ from gladjax.datasets.base import (
     list_folders,
     list_images,
 )
+from gladjax.datasets.truth import find_mask
 
 CATEGORIES = {
     "textures": ("carpet", "grid", "leather", "tile", "wood"),
@@ -37,28 +39,22 @@ CATEGORIES = {
 """The fifteen categories of MVTec AD; textures need no alignment."""
 
 
-def mvtec(
-    root: StrPath, category: str, *, require_masks: bool = True, skip_bad: bool = False
-) -> Dataset:
+def mvtec(root: StrPath, category: str, *, skip_bad: bool = False) -> Dataset:
     """Lists one category of MVTec AD, or of any folder in its layout.
 
     Args:
       root: The folder that holds the categories.
       category: The folder of the category.
-      require_masks: Whether each anomalous image must have its mask.
-      skip_bad: Whether anomalous images without a mask are left out and counted.
+      skip_bad: Whether bad records are left out and counted.
 
     Returns:
       The training images, all normal, and the test images of every kind.
 
     Raises:
-      DatasetError: If the category is unknown, ``train/good`` is empty, or a mask is
-        missing.
+      DatasetError: If the category is unknown or ``train/good`` is empty.
     """
     folder = find_category(root, category)
     records = [*tree(folder, "train"), *tree(folder, "test", masks="ground_truth")]
-    if not require_masks:
-        records = [r._replace(mask=_existing(r.mask)) for r in records]
     return build("mvtec", category, records, skip_bad=skip_bad)
 
 
@@ -79,7 +75,8 @@ def tree(
       part: The folder that holds the kinds; the name of the split by default.
       masks: The folder of masks, by kind; none for a training split.
       good: What the folder of normal images is called.
-      ending: What the name of a mask has after the stem of its image.
+      ending: What the name of a mask has after the stem of its image, if it has not
+        nothing.
 
     Raises:
       DatasetError: If a training split has no normal images.
@@ -96,20 +93,6 @@ def tree(
             if kind.name == good:
                 yield Record(path, 0, GOOD, None, split)
             elif kind != folder / masks:
-                mask = find_mask(folder / masks / kind.name, path.stem + ending)
+                stems = (path.stem + ending, path.stem)
+                mask = find_mask(folder / masks / kind.name, *stems)
                 yield Record(path, 1, kind.name, mask, split)
-
-
-def find_mask(folder: pathlib.Path, stem: str) -> pathlib.Path:
-    """Returns the mask of a stem, a folder or an image, or the PNG that is missing."""
-    if (folder / stem).is_dir():
-        return folder / stem
-    for suffix in (".png", ".bmp", ".tif", ".jpg", ".PNG"):
-        if (folder / (stem + suffix)).is_file():
-            return folder / (stem + suffix)
-    return folder / f"{stem}.png"
-
-
-def _existing(mask: pathlib.Path | None) -> pathlib.Path | None:
-    """Returns a mask that is there."""
-    return mask if mask is not None and mask.exists() else None

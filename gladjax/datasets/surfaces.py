@@ -48,7 +48,7 @@ from gladjax.datasets.base import (
     list_images,
     take,
 )
-from gladjax.datasets.mvtec import find_mask
+from gladjax.datasets.truth import anomalous, find_mask
 
 DEFECTIVE = "defective"
 
@@ -73,7 +73,7 @@ def _dagm(folder: pathlib.Path, split: Split) -> Iterator[Record]:
     """Yields one part of a class: defective is what has a mask."""
     for path in list_images(folder):
         mask = find_mask(folder / "Label", f"{path.stem}_label")
-        if not mask.is_file():
+        if mask is None:
             yield Record(path, 0, GOOD, None, split)
         elif split == "test":
             yield Record(path, 1, DEFECTIVE, mask, split)
@@ -151,23 +151,25 @@ def _by_mask(
 ) -> Iterator[Record]:
     """Yields a folder whose masks lie beside the images, black where all is well.
 
-    Defective images are for testing, or left out. A missing mask is left to `build` to
-    report; an unreadable one is raised, or put on the list of errors.
+    Defective images are for testing, or left out. A missing or unreadable mask, without
+    which nothing is known of an image, is raised, or put on the list of errors.
     """
     for path in list_images(folder):
         if path.stem.endswith(ending):
             continue
         mask = find_mask(folder, path.stem + ending)
         try:
-            normal = mask.is_file() and not images.read(mask).any()
-        except images.ImageError as error:
+            if mask is None:
+                raise DatasetError(f"{path}: its mask {ending} is missing; add it")
+            normal = not anomalous(mask).any()
+        except (images.ImageError, DatasetError) as error:
             if errors is None:
                 raise
             errors.append(error)
             continue
         if normal:
             yield Record(path, 0, GOOD, None, split)
-        elif keep_defective or not mask.is_file():
+        elif keep_defective:
             yield Record(path, 1, DEFECTIVE, mask, "test")
 
 
@@ -179,10 +181,10 @@ def magnetic_tile(
     Args:
       root: The folder that holds ``MT_Free``, ``MT_Blowhole`` and so on.
       category: A name for the results.
-      skip_bad: Whether anomalous images without a mask are left out and counted.
+      skip_bad: Whether bad records are left out and counted.
 
     Raises:
-      DatasetError: If there are no normal images, or a mask is missing.
+      DatasetError: If there are no normal images.
     """
     folder = pathlib.Path(root)
     normal = take(_photographs(folder / "MT_Free"))

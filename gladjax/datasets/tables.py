@@ -6,10 +6,10 @@ A CSV file names one image a line and, if it likes, what is known of it:
     good/000.png,0,,,train
     bad/000.png,1,scratch,masks/000.png,test
 
-Only ``image`` is needed. ``label`` is 0 or 1 (or ``normal``, ``anomaly``), by default
-0; ``kind`` is the type of defect; ``split`` is ``train`` or ``test``, by default
-``train`` for normal images and ``test`` for anomalous ones. Paths are relative to the
-file.
+Only ``image`` is needed. ``label`` is 0 or 1 (or a word such as ``OK`` and ``NG``, see
+`gladjax.images.NORMAL`), by default 0; ``kind`` is the type of defect; ``split`` is
+``train`` or ``test``, by default ``train`` for normal images and ``test`` for anomalous
+ones. Paths are relative to the file. Commas, semicolons or tabs separate.
 
 Notation: none.
 
@@ -24,36 +24,50 @@ import io
 import pathlib
 from collections.abc import Iterator
 
-from gladjax import files
+from gladjax import files, images
 from gladjax.datasets.base import GOOD, Dataset, DatasetError, Record, StrPath, build
 
 MAX_TABLE_BYTES = 2**26
-_LABELS = {"": 0, "0": 0, "normal": 0, "good": 0, "1": 1, "anomaly": 1, "anomalous": 1}
+_LABELS = {
+    **{"": 0, "0": 0, "1": 1, "fail": 1, "failed": 1},
+    **dict.fromkeys(images.NORMAL, 0),
+    **dict.fromkeys(images.ANOMALOUS, 1),
+}
 
 
 def listed(
-    path: StrPath, *, category: str | None = None, skip_bad: bool = False
+    path: StrPath,
+    *,
+    category: str | None = None,
+    skip_bad: bool = False,
+    train: bool = True,
 ) -> Dataset:
     """Lists the images of a CSV file.
 
     Args:
       path: The CSV file, UTF-8, with a header line.
       category: A name for the results; the file's stem by default.
-      skip_bad: Whether missing images and masks are left out and counted.
+      skip_bad: Whether missing images are left out and counted.
+      train: Whether there must be training images; without, all images of a table that
+        has no column ``split`` are test images.
 
     Raises:
       DatasetError: If the file is unreadable, a column or value is not as described, an
-        image or mask is missing, or there are no normal training images. It names the
-        line.
+        image is missing, or there are no normal training images though there must be.
+        It names the line.
     """
     table = pathlib.Path(path)
-    records = []
+    records, notes = [], []
     for line, row in _rows(table, ("image",)):
+        if not train and "split" not in row:
+            row["split"] = "test"
+            notes = [f"{table.name}: no column split, so all images are for testing"]
         try:
             records.append(_record(table.parent, row))
         except ValueError as error:
             raise DatasetError(f"{table}, line {line}: {error}") from error
-    return build("csv", category or table.stem, records, skip_bad=skip_bad)
+    name = category or table.stem
+    return build("csv", name, records, skip_bad=skip_bad, notes=notes, train=train)
 
 
 def visa(root: StrPath, category: str, *, skip_bad: bool = False) -> Dataset:
@@ -63,11 +77,11 @@ def visa(root: StrPath, category: str, *, skip_bad: bool = False) -> Dataset:
       root: The folder that holds ``split_csv/1cls.csv`` and the categories, such as
         ``candle``.
       category: The name of the category.
-      skip_bad: Whether missing images and masks are left out and counted.
+      skip_bad: Whether missing images are left out and counted.
 
     Raises:
-      DatasetError: If the table is unreadable, the category is unknown, or an image or
-        mask is missing.
+      DatasetError: If the table is unreadable, the category is unknown, or an image is
+        missing.
     """
     table = pathlib.Path(root) / "split_csv" / "1cls.csv"
     records, known = [], set()
@@ -90,7 +104,7 @@ def _record(base: pathlib.Path, row: dict[str, str]) -> Record:
     """Makes a record of a row, or raises a ValueError that says what is wrong."""
     label = _LABELS.get(row.get("label", "").lower())
     if label is None:
-        raise ValueError(f"label {row['label']!r} is neither 0 nor 1")
+        raise ValueError(f"label {row['label']!r} is neither 0 nor 1, nor OK nor NG")
     if not row["image"] or "\0" in row["image"] + row.get("mask", ""):
         raise ValueError("the path of the image or mask is empty or not a path")
     split = row.get("split") or ("test" if label else "train")
@@ -111,7 +125,9 @@ def _rows(
         if table.stat().st_size > MAX_TABLE_BYTES:
             raise ValueError(f"larger than {MAX_TABLE_BYTES} bytes")
         text = table.read_bytes().decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        first = text.partition("\n")[0]
+        mark = max(",;\t", key=first.count)  # The first of equals.
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
         header = [name.strip().lower() for name in next(reader, [])]
         missing = [name for name in needed if name not in header]
         if missing or len(set(header)) < len(header):

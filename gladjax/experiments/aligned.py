@@ -74,8 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         records = runner.load_records(options.output)
         wanted = []
         for category in options.categories:
-            data = datasets.mvtec(
-                options.data_root, category, skip_bad=options.skip_bad
+            data = datasets.load(
+                "mvtec",
+                root=options.data_root,
+                category=category,
+                skip_bad=options.skip_bad,
+                require_masks=options.require_masks,
             )
             for seed in options.seeds:
                 for settings in (plain, moved):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import numpy as np
 
 from gladjax import datasets, detector, files, images, metrics, plots
@@ -32,15 +33,18 @@ class Evaluation(NamedTuple):
       scores: One per image, higher is more anomalous.
       labels: 1 where anomalous.
       heat_maps: ``(n, 256, 256)``, in the images' frames.
-      masks: ``(n, 256, 256)``; None where the data set has none.
+      masks: One per image, ``(256, 256)``, None where it is not known; None where the
+        data set has none.
       seconds: Median wall time per image and stage.
+      notes: How many masks there are, and why a figure is absent, in words.
     """
 
     scores: np.ndarray
     labels: np.ndarray
     heat_maps: np.ndarray
-    masks: np.ndarray | None
+    masks: Sequence[np.ndarray | None] | np.ndarray | None
     seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -48,6 +52,7 @@ def evaluate(
     dataset: Dataset,
     *,
     pictures: Path | None = None,
+    read: Callable[[Path], np.ndarray] = images.read,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Scores the test images of a data set.
@@ -57,6 +62,7 @@ def evaluate(
       dataset: Its ``test`` records are scored.
       pictures: Folder for a picture per image (input, heat map, score); none by
         default.
+      read: Reads an image, 0 to 255.
       progress: Called with the number of images done, and of all.
 
     Returns:
@@ -68,7 +74,7 @@ def evaluate(
     scores, heats, shown = [], [], []
     for i, record in enumerate(records):
         ticks = [time.perf_counter()]
-        image = images.read(record.image)
+        image = read(record.image)
         ticks.append(time.perf_counter())
         aligned = detector.align_image(fitted, image)
         ticks.append(time.perf_counter())
@@ -86,31 +92,42 @@ def evaluate(
         if progress is not None:
             progress(i + 1, len(records))
     labels = np.array([record.label for record in records])
+    truth = datasets.masks(dataset, shape=METRIC_SIZE)
     result = Evaluation(
         scores=np.array(scores),
         labels=labels,
         heat_maps=np.stack(heats),
-        masks=read_masks(dataset),
+        masks=truth.masks,
         seconds={name: statistics.median(passed) for name, passed in times.items()},
+        notes=(*truth.notes, *_absent(labels)),
     )
     if pictures is not None:
         draw(dataset, result, shown, pictures)
     return result
 
 
-def read_masks(dataset: Dataset) -> np.ndarray | None:
+def _absent(labels: np.ndarray) -> list[str]:
+    """Returns why there is no image AUROC, if there is none."""
+    names = ("normal", "anomalous")
+    missing = [name for i, name in enumerate(names) if not (labels == i).any()]
+    return [f"image AUROC: no {name} test images, so there is none" for name in missing]
+
+
+def read_masks(dataset: Dataset) -> Sequence[np.ndarray | None] | None:
     """Returns the masks of the test images at the size of the pixel metrics.
 
     Args:
-      dataset: The data set.
+      dataset: The data set; what is missing is told on standard error.
 
     Returns:
-      ``(n, 256, 256)`` booleans, all false for normal images; None without masks.
+      Booleans, ``(256, 256)``, all false for normal images, None where they are not
+      known; None without masks.
     """
+    truth = datasets.masks(dataset, shape=METRIC_SIZE)
     if not dataset.has_masks:
-        return None
-    masks = [datasets.read_mask(record, shape=METRIC_SIZE) for record in dataset.test]
-    return np.stack(masks)
+        for note in truth.notes:
+            click.echo(f"{dataset.category}: {note}", err=True)
+    return truth.masks
 
 
 def draw(
@@ -138,11 +155,12 @@ def draw(
 
 
 def measures(result: Evaluation) -> dict[str, float | None]:
-    """Returns image AUROC, pixel AUROC and AU-PRO, in [0, 1], None without masks."""
-    masks = result.masks
-    some = masks is not None and bool(np.any(masks))
+    """Returns image AUROC, pixel AUROC and AU-PRO, in [0, 1], None where undefined."""
+    masks, both = result.masks, len(np.unique(result.labels)) == 2
+    known = [mask for mask in (() if masks is None else masks) if mask is not None]
+    some = any(mask.any() for mask in known) and not all(mask.all() for mask in known)
     return {
-        "image_auroc": metrics.auroc(result.labels, result.scores),
+        "image_auroc": metrics.auroc(result.labels, result.scores) if both else None,
         "pixel_auroc": metrics.pixel_auroc(masks, result.heat_maps) if some else None,
         "aupro": metrics.aupro(masks, result.heat_maps) if some else None,
     }

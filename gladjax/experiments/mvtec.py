@@ -66,7 +66,13 @@ def _dataset(options: argparse.Namespace, category: str) -> Dataset:
     if options.tfds:
         folder = options.output / "tfds"
         return prepared.dataset("mvtec", category, data_dir=root, folder=folder)
-    return datasets.mvtec(root, category, skip_bad=options.skip_bad)
+    return datasets.load(
+        "mvtec",
+        root=root,
+        category=category,
+        skip_bad=options.skip_bad,
+        require_masks=options.require_masks,
+    )
 
 
 def summary(records: Sequence[Record]) -> list[list[str]]:
@@ -89,7 +95,7 @@ def summary(records: Sequence[Record]) -> list[list[str]]:
     for category in dict.fromkeys(record["category"] for record in records):
         own = [record for record in records if record["category"] == category]
         image = [record["image_auroc"] for record in own]
-        means.append(runner.spread(image)[0])
+        means.append(rows.mean(image))
         last = own[-1]
         out.append(
             [
@@ -106,7 +112,7 @@ def summary(records: Sequence[Record]) -> list[list[str]]:
                 f"{1000 * sum(last['seconds_per_image'].values()):.0f}",
             ]
         )
-    mean = f"{100 * runner.spread(means)[0]:.2f}"
+    mean = runner.percent(rows.mean(means))
     out.append(["mean", "", mean, *[""] * (len(head) - 3)])
     return out
 

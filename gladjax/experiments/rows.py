@@ -102,7 +102,11 @@ def available(options: argparse.Namespace) -> tuple[list[Dataset], list[str]]:
             )
         else:
             one = datasets.load(
-                options.data, root=root, category=category, skip_bad=options.skip_bad
+                options.data,
+                root=root,
+                category=category,
+                skip_bad=options.skip_bad,
+                require_masks=options.require_masks,
             )
         found.append(one)
         for error in one.errors:

@@ -8,6 +8,7 @@ the same settings is not computed again.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import resource
 import statistics
 import sys
@@ -54,7 +55,9 @@ def glad(
       The record, the detector and the evaluation.
     """
     name = f"{dataset.category} seed {seed}"
-    train = images.Lazy([record.image for record in dataset.train])
+    paths = [record.image for record in dataset.train]
+    depth = images.observe(paths)
+    train = images.Lazy(paths, read=functools.partial(images.read, depth=depth))
     begun = time.perf_counter()
     with Bar(name) as bar:
         fitted, info = detector.fit_info(
@@ -65,8 +68,11 @@ def glad(
             fitted,
             dataset,
             pictures=pictures,
+            read=functools.partial(images.read, depth=depth),
             progress=lambda done, total: bar("test images", done, total),
         )
+    for note in (*dataset.notes, *result.notes):
+        click.echo(f"{dataset.category}: {note}", err=True)
     record = {
         "category": dataset.category,
         "data": dataset.name,
@@ -124,6 +130,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--coarse", action="store_true", help="align at any angle")
     add("--heat-maps", action="store_true", help="write a picture per test image")
     add("--skip-bad", action="store_true", help="warn of unreadable images, go on")
+    add("--require-masks", action="store_true", help="refuse if a mask is missing")
 
 
 def settings(options: argparse.Namespace) -> Settings:

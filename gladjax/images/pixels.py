@@ -3,9 +3,9 @@
 Whatever a camera wrote, the rest of the package sees one form: an array (h, w, 3) of
 red, green and blue in 0 to 255. Grey images are repeated, palettes looked up, alpha is
 dropped, the orientation noted by the camera is applied, and 16-bit values are divided
-by 257, so that 65535 becomes 255. A file that cannot be read is an `ImageError` that
-names the file and the remedy; nothing else escapes, and no small file can claim
-unbounded memory.
+by 257, so that 65535 becomes 255, or by less where they have fewer bits
+(`gladjax.images.depths`). A file that cannot be read is an `ImageError` that names the
+file and the remedy; nothing else escapes, and no small file can claim unbounded memory.
 
 Notation: ``h w c`` height, width, channels.
 
@@ -18,9 +18,7 @@ Differs from the reference in:
 Reference: Pillow, https://pillow.readthedocs.io.
 """
 
-import functools
 import io
-import os
 import pathlib
 from collections.abc import Callable
 
@@ -29,8 +27,10 @@ import PIL.Image
 from jaxtyping import Float32, Num, UInt8
 
 from gladjax import files
+from gladjax.images import depths, headers
+from gladjax.images.depths import UNKNOWN, Depth, Stored
+from gladjax.images.headers import ImageError, StrPath
 
-StrPath = str | os.PathLike[str]
 Pixels = UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
 
 MAX_PIXELS = 64 * 2**20
@@ -42,30 +42,40 @@ SUFFIXES = (
 )
 """File name endings, in lower case, that count as images when a folder is listed."""
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "PPM", "WEBP", "GIF", "JPEG2000", "AVIF")
-_ORIENTATION = 0x0112  # EXIF tag
 
-
-class ImageError(ValueError):
-    """A file that is no readable image; the message names it and says what to do."""
-
-
-def read(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def read(
+    path: StrPath, *, max_pixels: int = MAX_PIXELS, depth: Depth = UNKNOWN
+) -> Pixels:
     """Reads an image file as RGB.
 
     Args:
       path: A PNG, JPEG, BMP, TIFF, PPM, WebP, GIF (its first frame), JPEG 2000 or AVIF.
       max_pixels: The largest width times height that is decoded. Above 89 million,
         ``PIL.Image.MAX_IMAGE_PIXELS`` must be raised as well.
+      depth: What values of more than 8 bits mean.
 
     Returns:
       The image in 0 to 255: 8-bit files as ``uint8``, 16-bit and float files as
-      ``float32``, not rounded.
+      ``float32``, not rounded, above 255 where a value is above white.
 
     Raises:
       ImageError: If the file is missing, empty, truncated, of no known format, larger
-        than allowed, without pixels, or has values whose range is unknown (32-bit
-        integers above 65535, floats outside 0 to 255).
+        than allowed, without pixels, or has values that are not finite or whose range
+        is unknown (32-bit integers above 65535, floats outside 0 to 255).
+    """
+    return load(path, max_pixels, depth)[0]
+
+
+def load(path: StrPath, max_pixels: int, depth: Depth) -> tuple[Pixels, Stored]:
+    """Reads an image file as `read` does, and says how its values are kept.
+
+    Args:
+      path: The file.
+      max_pixels: The largest width times height that is decoded.
+      depth: What values of more than 8 bits mean.
+
+    Raises:
+      ImageError: As in `read`.
     """
     file = pathlib.Path(path)
     try:
@@ -77,7 +87,7 @@ def read(path: StrPath, *, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise ImageError(f"{file}: no such image file; check the path")
     if empty:
         raise ImageError(f"{file}: the file is empty; copy it again")
-    return _decode(file, str(file), max_pixels)
+    return _decode(file, str(file), max_pixels, depth)
 
 
 def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -91,17 +101,24 @@ def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) ->
     Raises:
       ImageError: As in `read`.
     """
-    return _decode(io.BytesIO(data), name, max_pixels)
+    return _decode(io.BytesIO(data), name, max_pixels, UNKNOWN)[0]
 
 
-def _decode(file: pathlib.Path | io.BytesIO, name: str, max_pixels: int) -> np.ndarray:
+def _decode(
+    file: pathlib.Path | io.BytesIO, name: str, max_pixels: int, depth: Depth
+) -> tuple[np.ndarray, Stored]:
     """Decodes an image, and makes any failure an `ImageError`."""
     try:
-        with PIL.Image.open(file, formats=_formats()) as image:
+        with PIL.Image.open(file, formats=headers.formats()) as image:
             _check_size(name, image.size, max_pixels)
+            stored = depths.stored(image)
             image.load()
             _check_size(name, image.size, max_pixels)
-            return _upright(_rgb(name, image), _orientation(image))
+            if stored.kind == "colour" and (depth.bits or 16) < 16:
+                array = _deep_colour(file, image, depth)
+            else:
+                array = _rgb(name, image, depth)
+            return _upright(array, headers.orientation(image)), stored
     except ImageError:
         raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as e:
@@ -113,34 +130,6 @@ def _decode(file: pathlib.Path | io.BytesIO, name: str, max_pixels: int) -> np.n
         reason = str(e) or type(e).__name__
         remedy = "it is damaged or cut short, copy it again or leave it out"
         raise ImageError(f"{name}: cannot be decoded ({reason}); {remedy}") from e
-
-
-def shape(path: StrPath) -> tuple[int, int]:
-    """Returns the height and width of an image file, upright, without decoding it.
-
-    Args:
-      path: The file.
-
-    Raises:
-      ImageError: If the file has no readable header.
-    """
-    file = pathlib.Path(path)
-    try:
-        with PIL.Image.open(file, formats=_formats()) as image:
-            size = getattr(image, "tag_v2", {})  # Pillow has turned a TIFF's size.
-            width, height = size.get(256, image.width), size.get(257, image.height)
-            turned = _orientation(image) in (5, 6, 7, 8)
-    except Exception as e:
-        remedy = "copy it again or leave it out"
-        raise ImageError(f"{file}: not a readable image ({e}); {remedy}") from e
-    return (int(width), int(height)) if turned else (int(height), int(width))
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """Returns the formats that the installed Pillow knows; older ones lack AVIF."""
-    PIL.Image.init()
-    return tuple(name for name in _FORMATS if name in PIL.Image.OPEN)
 
 
 def _check_size(file: str, size: tuple[int, int], max_pixels: int) -> None:
@@ -155,33 +144,40 @@ def _check_size(file: str, size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _rgb(file: str, image: PIL.Image.Image) -> np.ndarray:
+def _rgb(file: str, image: PIL.Image.Image, depth: Depth) -> np.ndarray:
     """Converts a decoded image of any mode to (h, w, 3)."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return np.repeat(_deep_grey(file, image)[..., None], 3, axis=-1)
+        return np.repeat(_deep_grey(file, image, depth)[..., None], 3, axis=-1)
     if image.mode in ("P", "PA", "RGBa", "La"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     return np.array(image.convert("RGB"), np.uint8)
 
 
-def _deep_grey(file: str, image: PIL.Image.Image) -> np.ndarray:
+def _deep_colour(
+    file: pathlib.Path | io.BytesIO, image: PIL.Image.Image, depth: Depth
+) -> np.ndarray:
+    """Reads colours of 16-bit files that have fewer bits, both bytes of them."""
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
+    with PIL.Image.open(file, formats=headers.formats()) as other:
+        depths.swap(other)
+        other.load()
+        return depths.colours(np.array(image), np.array(other), depth.bits or 16)
+
+
+def _deep_grey(file: str, image: PIL.Image.Image, depth: Depth) -> np.ndarray:
     """Brings grey values of 16 bits or floats to 0 to 255 as float32."""
     values = np.asarray(image).astype(np.float64)
-    limit, scale = (255, 1) if image.mode == "F" else (65535, 257)
+    limit = 255 if image.mode == "F" else 65535
     if not (values.min() >= 0 and values.max() <= limit):
         raise ImageError(
             f"{file}: values from {values.min():g} to {values.max():g}, "
             f"expected 0 to {limit}; scale them and save as 8 or 16 bits"
         )
-    return (values / scale).astype(np.float32)
-
-
-def _orientation(image: PIL.Image.Image) -> int:
-    """Returns the EXIF orientation, 1 (upright) where it is absent or unreadable."""
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # Damaged metadata do not spoil the pixels.
-        return 1
+    if image.mode == "F":
+        white = depth.white or (1.0 if values.max() <= 1 else 255.0)
+        return (values / (white / 255)).astype(np.float32)
+    return (values / depths.divisor(depth.bits)).astype(np.float32)
 
 
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:

@@ -20,7 +20,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar, overload
 
-from gladjax.images.pixels import ImageError, read
+from gladjax.images.headers import ImageError
+from gladjax.images.pixels import read
 
 T = TypeVar("T")
 StrPath = str | os.PathLike[str]

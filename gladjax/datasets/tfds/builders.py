@@ -30,11 +30,13 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+from jaxtyping import Bool
 
 from gladjax import images
 from gladjax.datasets.base import Dataset, DatasetError, Record
 from gladjax.datasets.mvtec import CATEGORIES, mvtec
 from gladjax.datasets.surfaces import dagm
+from gladjax.datasets.truth import read_mask, require
 
 _INSTRUCTIONS = (
     "Download {title} from {home}, accept its licence, and unpack it so that the "
@@ -132,6 +134,7 @@ def _define(
             inner = manual / about["name"]
             root = inner if inner.is_dir() else manual
             found = loader(root, configs[self.builder_config.name])
+            require(found)
             return {"train": _encode(found.train), "test": _encode(found.test)}
 
         def _generate_examples(self) -> None:
@@ -143,7 +146,8 @@ def _define(
 def _encode(records: tuple[Record, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields numbered examples whose pictures are paths or encoded files."""
     for number, record in enumerate(records):
-        mask = str(record.mask) if record.mask else _black(images.shape(record.image))
+        plain = record.mask is not None and not images.lossy(record.mask)
+        mask = str(record.mask) if plain else _png(read_mask(record))
         yield (
             number,
             {
@@ -155,9 +159,9 @@ def _encode(records: tuple[Record, ...]) -> Iterator[tuple[int, dict[str, Any]]]
         )
 
 
-def _black(shape: tuple[int, int]) -> io.BytesIO:
-    """Returns a black PNG as an open file."""
+def _png(mask: Bool[np.ndarray, "h w"]) -> io.BytesIO:
+    """Returns a mask as an open PNG file."""
     stream = io.BytesIO()
-    PIL.Image.fromarray(np.zeros(shape, np.uint8)).save(stream, format="PNG")
+    PIL.Image.fromarray(255 * mask.astype(np.uint8)).save(stream, format="PNG")
     stream.seek(0)
     return stream
