@@ -307,6 +307,7 @@ def maximize_streamed(
     num_components: int,
     *,
     floor: Float[AnyArray, ""],
+    exponent: int = 0,
     min_count: int = 2,
     shrinkage: Shrinkage = covariance.oas,
 ) -> GaussianMixture:
@@ -319,6 +320,7 @@ def maximize_streamed(
       labels: Component of each sample; negative ones are not used.
       num_components: Number of components ``k``.
       floor: Variance that stands in for 0.
+      exponent: Binary logarithm of a factor of the samples.
       min_count: Components of fewer samples are dropped.
       shrinkage: Shrinkage intensity.
 
@@ -341,7 +343,7 @@ def maximize_streamed(
     for first, last in itertools.pairwise(firsts):
         index = order[starts[first] : starts[last]]
         x = np.zeros((capacity, d), features.dtype)
-        x[: len(index)] = features[index]
+        x[: len(index)] = np.ldexp(features[index], exponent)
         own = np.full(capacity, -1, np.int32)
         own[: len(index)] = np.asarray(labels)[index] - first
         part = _maximize(x, own, most, room, min_count, shrinkage, floor)

@@ -33,7 +33,7 @@ ICASSP 2012; Artola et al., "GLAD", WACV 2023.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -308,12 +308,13 @@ class _Steps:
         given, k = self._given, self._k
         d = given.features.shape[1]
         if not given.resident:
-            exponent = given.exponent
-            features: Any = given.features
-            if exponent:
-                features = _Scaled(features, exponent)
             return estimation.maximize_streamed(
-                features, np.asarray(labels), k, floor=given.floor, **self._options
+                given.features,
+                np.asarray(labels),
+                k,
+                floor=given.floor,
+                exponent=given.exponent,
+                **self._options,
             )
         labels = jnp.asarray(labels)
         needed = int(_needed(labels, k, d))
@@ -347,17 +348,6 @@ class _Steps:
             first += len(x)
         total = np.sum(numbers, axis=0) / [1, len(given.used), len(given.used)]
         return np.concatenate(found)[: len(given.used)], np.concatenate(sums), total
-
-
-class _Scaled:
-    """Streamed samples times a power of two, row by row."""
-
-    def __init__(self, features: np.ndarray, exponent: int) -> None:
-        self._features, self._exponent = features, exponent
-        self.shape, self.dtype = features.shape, features.dtype
-
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        return np.ldexp(self._features[index], self._exponent)
 
 
 @partial(jax.jit, static_argnums=5)

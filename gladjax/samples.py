@@ -107,7 +107,8 @@ def gather(features: AnyArray, valid: AnyArray | None) -> Samples:
     stays = isinstance(features, np.memmap) or features.nbytes > RESIDENT
     if stays and not isinstance(features, jax.Array):
         used = np.asarray(used)
-        exponent = _exponent(max(_largest(x, u) for x, u in slices(features, used)))
+        largest = max(float(_largest(x, u)) for x, u in slices(features, used))
+        exponent = _exponent(largest)
         floor = _streamed_floor(features, used, exponent)
         axes = _streamed_axes(features, used, exponent)
         return Samples(features, used, floor, axes, exponent, exponent)

@@ -8,7 +8,7 @@ import oracles
 import pytest
 import synthetic_mixtures as synthetic
 
-from gladjax import covariance, kmle, mixture, seeding
+from gladjax import assign, covariance, devices, kmle, mixture, samples, seeding
 
 # Samples per component, features, and how far apart: more, about as many, and fewer
 # samples than features; singletons and pairs among them.
@@ -488,3 +488,46 @@ def test_snapshots_of_another_fit_are_refused():
         kmle.fit(KEY, x, num_components=2, resume=snapshot(np.zeros(7)))
     with pytest.raises(ValueError, match="more components"):
         kmle.fit(KEY, x, num_components=2, resume=snapshot(np.arange(10)))
+
+
+@pytest.mark.parametrize("exponent", [0, -40, 40])
+def test_streamed_samples_give_the_fit_of_resident_ones(
+    tmp_path, monkeypatch, exponent
+):
+    x, _, k = start(np.random.default_rng(0), "mixed", dtype=np.float32)
+    _, expected = kmle.fit(KEY, x, num_components=k, max_steps=4)
+    np.save(tmp_path / "x.npy", np.ldexp(x, exponent))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    monkeypatch.setattr(samples, "SLICE", 12)
+    monkeypatch.setattr(devices, "CPU", devices.CPU._replace(chunk=32))
+    fitted, info = kmle.fit(KEY, mapped, num_components=k, max_steps=4)
+    np.testing.assert_array_equal(info.labels, expected.labels)
+    # The density of scaled samples is scaled, too.
+    shifted = expected.log_likelihood - 12 * exponent * np.log(2)
+    np.testing.assert_allclose(info.log_likelihood, shifted, rtol=1e-5)
+    near = assign.nearest(fitted, jnp.asarray(np.ldexp(x, exponent)))[0]
+    assert np.mean(np.asarray(near) == info.labels) > 0.9
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-20])
+def test_a_scale_beyond_float32_is_refused(scale):
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    with pytest.raises(ValueError, match="range of float32"):
+        kmle.fit(KEY, (scale * x).astype(np.float32), num_components=2)
+
+
+@pytest.mark.parametrize("kind", ["int32", "float16", "bfloat16", "list"])
+def test_numbers_of_other_kinds_are_taken(kind):
+    x = np.random.default_rng(0).integers(-9, 9, (40, 3))
+    given = x.tolist() if kind == "list" else jnp.asarray(x, kind)
+    found = samples.checked(given, None)  # The types of `fit` are checked in tests.
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, x)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((5, 0)), np.full((5, 2), "a"), np.zeros((5, 2), complex)]
+)
+def test_what_are_no_samples_is_refused(wrong):
+    with pytest.raises(ValueError, match="features must be"):
+        samples.checked(wrong, None)
