@@ -55,7 +55,7 @@ class Samples(NamedTuple):
         return isinstance(self.features, jax.Array)
 
 
-def checked(features: AnyArray, valid: AnyArray | None) -> AnyArray:
+def checked(features: AnyArray | list, valid: AnyArray | None) -> AnyArray:
     """Returns samples as an array of floating-point numbers.
 
     Args:
