@@ -30,6 +30,8 @@ from gladjax import samples as samples
 from gladjax import scoring as scoring
 from gladjax import seeding as seeding
 from gladjax import sharding as sharding
+from gladjax import staged as staged
+from gladjax import steps as steps
 from gladjax import truncation as truncation
 from gladjax import weights as weights
 
@@ -63,6 +65,8 @@ __all__ = [
     "scoring",
     "seeding",
     "sharding",
+    "staged",
+    "steps",
     "truncation",
     "weights",
 ]

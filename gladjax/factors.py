@@ -49,11 +49,15 @@ Visit = Callable[[GaussianMixture, Batch], GaussianMixture]
 
 
 def ladder(largest: int) -> list[int]:
-    """Returns numbers of rows, one to an octave, the last one ``largest``."""
-    sizes, step = [], 8
+    """Returns numbers of rows for which there are programs, the last ``largest``.
+
+    Small factors cost little, so few programs serve them; large ones are padded to at
+    most twice their size.
+    """
+    sizes, step = [], 16
     while step < largest:
         sizes.append(step)
-        step *= 2
+        step *= 4 if step < 64 else 2
     return [*sizes, largest] if largest > 0 else []
 
 

@@ -41,21 +41,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from gladjax import assign, covariance, estimation, iteration, mixture, samples, seeding
-from gladjax.assign import Coordinates
 from gladjax.covariance import Shrinkage
 from gladjax.iteration import KMLEInfo as KMLEInfo
-from gladjax.iteration import Row
 from gladjax.iteration import Snapshot as Snapshot
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.online import Statistics as Statistics
 from gladjax.online import statistics as statistics
 from gladjax.online import update as update
 from gladjax.samples import Samples
+from gladjax.steps import Steps
 
 Seeding = Callable[[Array, Array, int], Array]
 Assignment = Callable[[GaussianMixture, Array], tuple[Array, Array]]
 SEED_SAMPLES = 20_000  # Samples, at least, that centres are drawn from.
-SUMMED = 4096  # Costs that are added in the precision of the samples.
 
 
 class KMLEState(NamedTuple):
@@ -215,7 +213,7 @@ def fit(  # noqa: PLR0913 - the paper's parameters, and how a long fit is watche
         labels, history = first_labels(key, given, k, seed), np.zeros((0, 5))
     else:
         labels, history = iteration.resumed(resume, n, k)
-    steps = _Steps(given, k, min_count, shrinkage)
+    steps = Steps(given, k, min_count, shrinkage)
     state, history, converged = iteration.iterate(
         steps,
         (steps.estimate(None, labels), labels),
@@ -269,162 +267,3 @@ def first_labels(
 def _euclidean(features: Array, used: Array, centres: Array, exponent: int) -> Array:
     features = jnp.ldexp(features, exponent) if exponent else features
     return jnp.where(used, seeding.euclidean(features, centres), -1)
-
-
-class _Steps:
-    """The two steps for `iteration.iterate`, on samples wherever they lie."""
-
-    def __init__(
-        self, given: Samples, num_components: int, min_count: int, shrinkage: Shrinkage
-    ) -> None:
-        self._given, self._k = given, num_components
-        self._options = {"min_count": min_count, "shrinkage": shrinkage}
-        self._entries = 0
-        self._count = int(np.sum(np.asarray(given.used)))
-
-    def __call__(
-        self, state: tuple[GaussianMixture, AnyArray]
-    ) -> tuple[tuple[GaussianMixture, AnyArray], Row]:
-        """Assigns every sample, then fits every component."""
-        old, labels = state
-        given = self._given
-        if given.resident:
-            found = _search(old, given.features, given.used, labels, given.axes, 0)
-            new, sums, numbers = found
-        else:
-            new, sums, numbers = self._streamed(old, labels)
-        moved, survivors, evaluated = np.asarray(numbers, np.float64).tolist()
-        cost = float(np.sum(np.asarray(sums, np.float64))) / self._count
-        fitted = self.estimate(old, new)
-        alive = int(np.isfinite(np.asarray(fitted.log_weights)).sum())
-        share = self._count / len(given.used)
-        row = Row(cost, alive, int(moved), survivors / share, evaluated / share)
-        return (fitted, new), row
-
-    def estimate(
-        self, old: GaussianMixture | None, labels: AnyArray
-    ) -> GaussianMixture:
-        """Fits every component; the arrays of the old mixture are used again."""
-        given, k = self._given, self._k
-        d = given.features.shape[1]
-        if not given.resident:
-            return estimation.maximize_streamed(
-                given.features,
-                np.asarray(labels),
-                k,
-                floor=given.floor,
-                exponent=given.exponent,
-                **self._options,
-            )
-        labels = jnp.asarray(labels)
-        needed = int(_needed(labels, k, d))
-        if needed > self._entries:
-            # A power of two, so that few programs are compiled.
-            most = min(len(given.used), k * (d - 1)) * (d - 1)
-            self._entries = min(1 << (needed - 1).bit_length(), most)
-            old = None
-        room = (min(len(given.used), k * d), self._entries)
-        if old is not None:
-            return _reestimate(
-                old, given.features, labels, given.floor, k, room, **self._options
-            )
-        return _estimate(given.features, labels, given.floor, k, room, **self._options)
-
-    def _streamed(
-        self, old: GaussianMixture, labels: AnyArray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Assigns samples slice by slice."""
-        given = self._given
-        found, sums, numbers, first = [], [], [], 0
-        old = jax.tree.map(jnp.asarray, old)
-        for x, used in samples.slices(given.features, given.used):
-            guess = np.full(len(x), -1, np.int32)
-            own = np.asarray(labels[first : first + len(x)])
-            guess[: len(own)] = own
-            new, some, seen = _search(old, x, used, guess, given.axes, given.exponent)
-            found.append(np.asarray(new))
-            sums.append(np.asarray(some))
-            numbers.append(np.asarray(seen, np.float64) * [1, len(x), len(x)])
-            first += len(x)
-        total = np.sum(numbers, axis=0) / [1, len(given.used), len(given.used)]
-        return np.concatenate(found)[: len(given.used)], np.concatenate(sums), total
-
-
-@partial(jax.jit, static_argnums=5)
-def _search(
-    old: GaussianMixture,
-    features: Array,
-    used: Array,
-    labels: Array,
-    axes: Coordinates,
-    exponent: int,
-) -> tuple[Array, Array, Array]:
-    """The E-step: labels, sums of costs, and labels moved, survivors, evaluated."""
-    features = jnp.ldexp(features, exponent) if exponent else features
-    limit = jnp.where(used, jnp.inf, -jnp.inf).astype(features.dtype)
-    bounds = assign.prepare(old, axes)
-    new, cost, info = assign.assigned(old, bounds, features, start=labels, limit=limit)
-    new = jnp.where(used, new, -1)
-    cost = jnp.where(used, cost, 0)
-    missing = -cost.shape[0] % SUMMED
-    sums = jnp.sum(jnp.pad(cost, (0, missing)).reshape(-1, SUMMED), axis=1)
-    moved = jnp.sum(new != labels).astype(features.dtype)
-    return new, sums, jnp.stack([moved, info.survivors, info.evaluated])
-
-
-@partial(jax.jit, static_argnums=(1, 2))
-def _needed(labels: Array, num_components: int, dimension: int) -> Array:
-    safe = jnp.where(labels >= 0, labels, num_components)
-    counts = jnp.zeros((num_components + 1,), jnp.int32).at[safe].add(1)
-    return estimation.num_inverses(counts[:num_components], dimension)
-
-
-def _fitted(
-    features: Array,
-    labels: Array,
-    floor: Array,
-    num_components: int,
-    room: tuple[int, int],
-    *,
-    min_count: int,
-    shrinkage: Shrinkage,
-) -> GaussianMixture:
-    """The M-step."""
-    return estimation.maximize(
-        features,
-        labels,
-        num_components,
-        room=room,
-        min_count=min_count,
-        shrinkage=shrinkage,
-        floor=floor,
-    )
-
-
-_STATIC = ("num_components", "room", "min_count", "shrinkage")
-_estimate = jax.jit(_fitted, static_argnames=_STATIC)
-
-
-@partial(jax.jit, static_argnames=_STATIC, donate_argnames="old", keep_unused=True)
-def _reestimate(
-    old: GaussianMixture,
-    features: Array,
-    labels: Array,
-    floor: Array,
-    num_components: int,
-    room: tuple[int, int],
-    *,
-    min_count: int,
-    shrinkage: Shrinkage,
-) -> GaussianMixture:
-    """The M-step, into the arrays of the old mixture."""
-    del old
-    return _fitted(
-        features,
-        labels,
-        floor,
-        num_components,
-        room,
-        min_count=min_count,
-        shrinkage=shrinkage,
-    )

@@ -27,6 +27,7 @@ Differs from the reference in
 Reference: Artola et al., "GLAD", WACV 2023, Section 3.1.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,36 @@ class GaussianMixture:
     scales: Float[AnyArray, " k"]
     noise: Float[AnyArray, " k"]
     log_dets: Float[AnyArray, " k"]
+
+
+def blank(
+    num_components: int, dimension: int, rows: int, entries: int, dtype: np.dtype
+) -> GaussianMixture:
+    """Returns a mixture of dead components, for its arrays.
+
+    Args:
+      num_components: Number of components.
+      dimension: Number of features.
+      rows: Room for rows.
+      entries: Room for numbers of the inverses.
+      dtype: Of all numbers but offsets and ranks.
+    """
+    k, d = num_components, dimension
+
+    def each(value: float) -> Array:
+        return jnp.asarray(np.full(k, value, dtype))
+
+    return GaussianMixture(
+        log_weights=each(-np.inf),
+        means=jnp.asarray(np.zeros((k, d), dtype)),
+        rows=jnp.asarray(np.zeros((rows, d), dtype)),
+        inverses=jnp.asarray(np.zeros(entries, dtype)),
+        offsets=jnp.asarray(np.zeros(k, np.int32)),
+        ranks=jnp.asarray(np.zeros(k, np.int32)),
+        scales=each(0),
+        noise=each(1),
+        log_dets=each(0),
+    )
 
 
 def from_moments(
@@ -154,7 +185,7 @@ def owners(mixture: GaussianMixture) -> Int[Array, " r"]:
     order = jnp.argsort(jnp.asarray(mixture.offsets), stable=True)
     offsets = jnp.asarray(mixture.offsets)[order]
     ranks = jnp.asarray(mixture.ranks)[order]
-    at = jnp.searchsorted(offsets, row, side="right", method="scan_unrolled") - 1
+    at = jnp.searchsorted(offsets, row, side="right") - 1
     inside = (at >= 0) & (row < offsets[at] + ranks[at])
     return jnp.where(inside, order[at], k).astype(jnp.int32)
 
@@ -191,9 +222,7 @@ def mahalanobis(
     begins = inverse_offsets(mixture)
     entry = jnp.arange(inverses.shape[0], dtype=jnp.int32)
     sizes = jnp.where(ranks < d, jnp.square(ranks), 0)
-    mine = jnp.searchsorted(
-        begins + sizes, entry, side="right", method="scan_unrolled"
-    ).astype(jnp.int32)
+    mine = jnp.searchsorted(begins + sizes, entry, side="right").astype(jnp.int32)
     local = entry - begins.at[mine].get(mode="fill", fill_value=0)
     rank = jnp.maximum(ranks.at[mine].get(mode="fill", fill_value=1), 1)
     first = offsets.at[mine].get(mode="fill", fill_value=rows.shape[0])
@@ -305,6 +334,27 @@ def chosen(
         scales=mixture.scales[components],
         noise=mixture.noise[components],
         log_dets=mixture.log_dets[components],
+    )
+
+
+def roomy(mixture: GaussianMixture) -> GaussianMixture:
+    """Pads the flat arrays to one of four sizes an octave (NumPy arrays).
+
+    Mixtures of about the same size then share their compiled programs.
+
+    Args:
+      mixture: The mixture, outside of any trace.
+    """
+
+    def room(n: int) -> int:
+        step = 1 << max((n - 1).bit_length() - 3, 0)
+        return -(-n // step) * step - n
+
+    rows, inverses = np.asarray(mixture.rows), np.asarray(mixture.inverses)
+    return dataclasses.replace(
+        mixture,
+        rows=np.pad(rows, ((0, room(len(rows))), (0, 0))),
+        inverses=np.pad(inverses, (0, room(len(inverses)))),
     )
 
 

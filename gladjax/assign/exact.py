@@ -114,7 +114,7 @@ def _pull(given: GaussianMixture, e: Array, i: Array, complete: Array) -> Array:
 
 def _classes(d: int) -> list[int]:
     """Returns the numbers of rows for which there are products of their own."""
-    return sorted({min(d, max(d // 2**i, LEAST_ROWS)) for i in range(4)})
+    return sorted({min(d, max(d // 4**i, LEAST_ROWS)) for i in range(3)})
 
 
 class _Parts(NamedTuple):

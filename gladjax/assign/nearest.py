@@ -160,6 +160,23 @@ def assigned(
     def visit(
         x: Array, guess: Array | None, given: Array | None
     ) -> tuple[tuple[Array, Array, Array], Array]:
+        if given is None:
+            return certified(x, guess, given)
+        # A chunk of which nothing counts costs nothing.
+        return jax.lax.cond(
+            jnp.any(given > -jnp.inf), certified, without, x, guess, given
+        )
+
+    def without(
+        x: Array, guess: Array | None, given: Array | None
+    ) -> tuple[tuple[Array, Array, Array], Array]:
+        del guess
+        label = jnp.full(x.shape[:1], -1, jnp.int32)
+        return (label, given, jnp.zeros_like(given)), jnp.zeros((2,), dtype)
+
+    def certified(
+        x: Array, guess: Array | None, given: Array | None
+    ) -> tuple[tuple[Array, Array, Array], Array]:
         found = search(mixture, bounds, x, fixed, guess=guess, limit=given)
         cost, label = least(found.exact)
         label = jnp.where(jnp.isfinite(cost), label, -1)

@@ -189,9 +189,7 @@ def listed(mask: Bool[Array, "k c"], size: int) -> tuple[Array, Array]:
     counts = jnp.sum(grouped, axis=1, dtype=jnp.int32)
     ends = jnp.cumsum(counts, dtype=jnp.int32)
     place = jnp.arange(size, dtype=jnp.int32)
-    at = jnp.searchsorted(ends, place, side="right", method="scan_unrolled").astype(
-        jnp.int32
-    )
+    at = jnp.searchsorted(ends, place, side="right").astype(jnp.int32)
     at = jnp.minimum(at, grouped.shape[0] - 1)
     rank = place - (ends - counts)[at]
     # The place of the rank-th pair of its group: how many running counts are not above.

@@ -9,10 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key
 
-from gladjax import assign, covariance, em, kmle, masks, online, scoring, weights
+from gladjax import (
+    assign,
+    covariance,
+    em,
+    kmle,
+    masks,
+    online,
+    scoring,
+    seeding,
+    staged,
+    weights,
+)
 from gladjax import features as extraction
 from gladjax.backbone import Backbone
 from gladjax.covariance import Shrinkage
+from gladjax.detector import left_out
 from gladjax.detector.inference import align_image, resized
 from gladjax.detector.model import (
     Aligned,
@@ -27,6 +39,7 @@ from gladjax.detector.model import (
 )
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.staged import Choice
 from gladjax.weights import WeightsInfo
 
 
@@ -72,7 +85,7 @@ def fit(
     )[0]
 
 
-def fit_info(
+def fit_info(  # noqa: PLR0913 - all that a fit may be told
     key: Key[Array, ""],
     backbone: Backbone,
     images: Images,
@@ -81,6 +94,7 @@ def fit_info(
     mask: Bool[AnyArray, "h w"] | None = None,
     reference: Image | None = None,
     shrinkage: Shrinkage = covariance.oas,
+    folds: int = 0,
     progress: Progress | None = None,
 ) -> tuple[Detector, FitInfo]:
     """Returns what `fit` returns, and what happened.
@@ -93,6 +107,7 @@ def fit_info(
       mask: Pixels that count.
       reference: The image to align with.
       shrinkage: Shrinkage intensity.
+      folds: Folds of images that are left out in turn to score them; 0 for none.
       progress: Called as things go on.
 
     Returns:
@@ -104,7 +119,7 @@ def fit_info(
     settings = Settings() if settings is None else settings
     if len(images) == 0:
         raise ValueError("there is no image to learn from")
-    _check(settings)
+    _check(settings, folds)
     size = backbone.image_size
     mask = masks.margin(size) if mask is None else jnp.asarray(mask)
     if mask.shape != tuple(size):
@@ -118,36 +133,33 @@ def fit_info(
     maps, valid, aligned = collect(blank, images, progress)
     clock.stop("features")
     layers: dict[str, Layer] = {}
-    mixtures, local = {}, {}
-    for layer, layer_key in zip(
+    mixtures, local, choices = {}, {}, {}
+    places = left_out.deal(len(images), folds, first=int(frame is not None))
+    alone: list[np.ndarray] = []
+    for name, layer_key in zip(
         backbone.layers, jax.random.split(key, len(backbone.layers)), strict=True
     ):
-        grid = maps[layer].shape[1:3]
-        keep = on_grid(valid, maps[layer])
-        told = _teller(progress, f"mixture of {layer}", settings.max_steps)
-        mixture, info = _fit_mixture(
-            layer_key, maps[layer], keep, settings, shrinkage, told
+        keep = on_grid(valid, maps[name])
+        told = _teller(progress, f"mixture of {name}", settings.max_steps)
+        fitted = _fit_layer(
+            layer_key, maps[name], keep, (settings, shrinkage), told, clock
         )
-        clock.stop(f"mixture {layer}")
-        mixtures[layer] = info
-        if settings.local:
-            shares, local[layer] = weights.fit_info(
-                mixture,
-                maps[layer],
-                radius=settings.radius,
-                prior=settings.prior,
-                valid=keep,
-                max_steps=settings.max_steps,
-                tolerance=settings.tolerance,
+        layers[name], mixtures[name], own, choice = fitted
+        if own is not None:
+            local[name] = own
+        if choice is not None:
+            choices[name] = choice
+        if folds:
+            labels = np.asarray(mixtures[name].labels), own and own.labels
+            mixture = layers[name].mixture
+            alone.append(
+                left_out.log_maps(
+                    mixture, maps[name], labels, places, settings, shrinkage
+                )
             )
-        else:
-            shares = weights.uniform(mixture, grid)
-        kept = None
-        if settings.keep_statistics:
-            kept = _keep(mixture, maps[layer], keep, info, local.get(layer))
-        layers[layer] = Layer(mixture, shares, scoring.prepare(mixture, shares), kept)
-        clock.stop(f"weights {layer}")
+            clock.stop("left out")
     detector = dataclasses.replace(blank, layers=layers)
+    scores = left_out.scores(detector, alone, valid, places) if folds else None
     infos = [item.info for item in aligned]
     report = FitInfo(
         mixtures=mixtures,
@@ -158,16 +170,22 @@ def fit_info(
         transforms=np.stack([item.transform for item in aligned])
         if frame is not None
         else None,
+        choices=choices,
+        left_out=scores,
         seconds=clock.seconds,
     )
     return detector, report
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: Settings, folds: int) -> None:
     if settings.estimator not in ("kmle", "em"):
         raise ValueError(f"estimator must be kmle or em, not {settings.estimator!r}")
     if settings.keep_statistics and settings.estimator != "kmle":
         raise ValueError("keep_statistics needs the estimator kmle")
+    if settings.num_components < 1 and settings.estimator != "kmle":
+        raise ValueError("the estimator em needs a number of components")
+    if folds and settings.estimator != "kmle":
+        raise ValueError("leaving images out needs the estimator kmle")
 
 
 class _Clock:
@@ -220,6 +238,39 @@ def collect(
     return maps, valid if detector.reference is not None else valid[:1], aligned
 
 
+def _fit_layer(
+    key: Array,
+    maps: np.ndarray,
+    keep: np.ndarray,
+    how: tuple[Settings, Shrinkage],
+    monitor: Callable[[kmle.Snapshot | em.Snapshot], None] | None,
+    clock: _Clock,
+) -> tuple[Layer, KMLEInfo, WeightsInfo | None, Choice | None]:
+    """Returns what is learnt of a layer, and how it came about."""
+    settings, shrinkage = how
+    mixture, info, choice = _fit_mixture(key, maps, keep, settings, shrinkage, monitor)
+    clock.stop("mixtures")
+    local = None
+    if settings.local:
+        shares, local = weights.fit_info(
+            mixture,
+            maps,
+            radius=settings.radius,
+            prior=settings.prior,
+            valid=keep,
+            max_steps=settings.max_steps,
+            tolerance=settings.tolerance,
+        )
+    else:
+        shares = weights.uniform(mixture, maps.shape[1:3])
+    kept = None
+    if settings.keep_statistics:
+        kept = _keep(mixture, maps, keep, info, local)
+    layer = Layer(mixture, shares, scoring.prepare(mixture, shares), kept)
+    clock.stop("weights")
+    return layer, info, local, choice
+
+
 def _fit_mixture(
     key: Array,
     maps: np.ndarray,
@@ -227,18 +278,30 @@ def _fit_mixture(
     settings: Settings,
     shrinkage: Shrinkage,
     monitor: Callable[[kmle.Snapshot | em.Snapshot], None] | None,
-) -> tuple[GaussianMixture, KMLEInfo]:
+) -> tuple[GaussianMixture, KMLEInfo, Choice | None]:
+    """Returns a mixture, its report with a label for every sample, and the choice."""
+    if settings.num_components == 0:
+        return staged.fit(
+            key,
+            maps,
+            valid=keep,
+            max_samples=settings.max_samples,
+            max_steps=settings.max_steps,
+            tolerance=settings.tolerance,
+            min_count=settings.min_count,
+            shrinkage=shrinkage,
+            monitor=monitor,
+        )
     draw, key = jax.random.split(key)
     samples = maps.reshape(-1, maps.shape[-1])
     used = keep.ravel()
     limit = settings.max_samples
+    index = None
     if limit and used.sum() > limit:
-        index = np.flatnonzero(used)
-        chosen = jax.random.choice(draw, len(index), (limit,), replace=False)
-        samples = samples[index[np.sort(np.asarray(chosen))]]
-        used = np.ones(limit, bool)
+        index = seeding.subsample(draw, used, limit)
+        samples, used = samples[index], np.ones(limit, bool)
     estimate = em.fit if settings.estimator == "em" else kmle.fit
-    return estimate(
+    mixture, info = estimate(
         key,
         samples,
         num_components=settings.num_components,
@@ -249,6 +312,11 @@ def _fit_mixture(
         shrinkage=shrinkage,
         monitor=monitor,
     )
+    if index is not None:
+        labels = np.full(keep.size, -1, np.int32)
+        labels[index] = np.asarray(info.labels)
+        info = info._replace(labels=labels)
+    return mixture, info, None
 
 
 def on_grid(valid: Sequence[np.ndarray], maps: np.ndarray) -> np.ndarray:
@@ -276,7 +344,7 @@ def _keep(
     """Returns the statistics of all valid samples under a fitted mixture."""
     samples, used = maps.reshape(-1, maps.shape[-1]), keep.ravel()
     labels = np.asarray(info.labels)
-    if len(labels) != len(samples):  # It was fitted to a subsample.
+    if np.any(labels[used] < 0):  # It was fitted to a subsample.
         labels = np.full(len(samples), -1, np.int32)
         index = np.flatnonzero(used)
         labels[index] = np.asarray(assign.nearest(mixture, samples[index])[0])

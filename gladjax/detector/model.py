@@ -2,18 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from gladjax import align
+from gladjax import align, staged
 from gladjax.backbone import Backbone
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.online import Statistics
 from gladjax.pytree import pytree, static
 from gladjax.scoring import Prepared
+from gladjax.staged import Choice
 from gladjax.weights import LabelCounts, LocalWeights, WeightsInfo
 
 Image = Num[AnyArray, "_h _w 3"]
@@ -29,11 +30,14 @@ class Settings:
     """What a detector is fitted with; plain numbers, kept in its file.
 
     Attributes:
-      num_components: Components to start from, per layer.
+      num_components: Components to start from, per layer; 0 to choose them from the
+        images (`gladjax.staged`).
       max_steps: Steps of K-MLE and of the local weights, at most.
-      tolerance: Relative change of the log-likelihood that ends both.
+      tolerance: Relative change of the log-likelihood that ends both. The default is
+        below what a held-out image can tell.
       min_count: Components of fewer samples are dropped.
-      max_samples: Samples per layer that the mixture is fitted to; 0 for all.
+      max_samples: Samples per layer that the mixture is fitted to; 0 for all. Local
+        weights are always of all.
       local: Whether weights are local; without, the global ones hold everywhere.
       radius: Radius of the window of the local weights, in cells.
       prior: Strength of a Dirichlet prior of the local weights around the global ones,
@@ -49,11 +53,11 @@ class Settings:
         mixtures; only with ``kmle``.
     """
 
-    num_components: int = 1000
+    num_components: int = 0
     max_steps: int = 100
-    tolerance: float = 1e-6
+    tolerance: float = 1e-4
     min_count: int = 2
-    max_samples: int = 0
+    max_samples: int = staged.SAMPLES
     local: bool = True
     radius: float = 1.0
     prior: float = 0.0
@@ -63,6 +67,26 @@ class Settings:
     coarse: bool = False
     estimator: str = "kmle"
     keep_statistics: bool = False
+
+    @classmethod
+    def paper(cls, **others: Any) -> "Settings":  # noqa: ANN401 - of many types
+        """Returns the paper's: 1000 components, all samples, a relative change of 1e-6.
+
+        Args:
+          others: Further settings.
+        """
+        theirs = {"num_components": 1000, "max_samples": 0, "tolerance": 1e-6}
+        return cls(**{**theirs, **others})
+
+    @classmethod
+    def quick(cls, **others: Any) -> "Settings":  # noqa: ANN401 - of many types
+        """Returns those of a first look: 50 components of few samples, few steps.
+
+        Args:
+          others: Further settings.
+        """
+        few = {"num_components": 50, "max_samples": 8192, "max_steps": 10}
+        return cls(**{**few, **others})
 
 
 @pytree
@@ -126,6 +150,10 @@ class FitInfo(NamedTuple):
       weights: Report of the local weights, per layer; empty without them.
       alignment: Report of the registrations; None without alignment.
       transforms: Motions of the training images, ``(m, 3, 3)``; None without.
+      choices: How the numbers of components were chosen; empty where they were given.
+      left_out: Score of every image under what the others alone would give
+        (`gladjax.detector.left_out`), NaN for the image that others are aligned with
+        and where nothing counts; None where it was not asked for.
       seconds: Wall time per stage.
     """
 
@@ -133,6 +161,8 @@ class FitInfo(NamedTuple):
     weights: dict[str, WeightsInfo]
     alignment: align.AlignInfo | None
     transforms: Float[np.ndarray, "m 3 3"] | None
+    choices: dict[str, Choice]
+    left_out: Float[np.ndarray, " m"] | None
     seconds: dict[str, float]
 
 

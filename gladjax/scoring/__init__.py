@@ -26,6 +26,7 @@ from gladjax.scoring.maps import Prepared as Prepared
 from gladjax.scoring.maps import log_prob_map as log_prob_map
 from gladjax.scoring.maps import log_prob_maps as log_prob_maps
 from gladjax.scoring.maps import prepare as prepare
+from gladjax.scoring.maps import prepare_dense as prepare_dense
 from gladjax.scoring.summary import aggregate as aggregate
 from gladjax.scoring.summary import heat_map as heat_map
 from gladjax.scoring.summary import image_score as image_score
@@ -41,6 +42,7 @@ __all__ = [
     "log_prob_map",
     "log_prob_maps",
     "prepare",
+    "prepare_dense",
     "smooth",
     "upsample",
 ]

@@ -31,7 +31,6 @@ class Prepared(NamedTuple):
     addends: Float[Array, "k p"]
 
 
-@jax.jit
 def prepare(mixture: GaussianMixture, local_weights: LocalWeights) -> Prepared:
     """Prepares a layer for repeated scoring.
 
@@ -42,20 +41,42 @@ def prepare(mixture: GaussianMixture, local_weights: LocalWeights) -> Prepared:
     Returns:
       Bounds and addends.
     """
-    mixture = jax.tree.map(jnp.asarray, mixture)
     starts = jnp.asarray(local_weights.starts)
     component = jnp.asarray(local_weights.components).astype(jnp.int32)
+    log_weights = jnp.asarray(local_weights.log_weights)
+    size = (len(mixture.means), local_weights.shape[0] * local_weights.shape[1])
+    return prepare_dense(mixture, _dense(starts, component, log_weights, size))
+
+
+@partial(jax.jit, static_argnums=3)
+def _dense(
+    starts: Array, component: Array, log_weights: Array, size: tuple[int, int]
+) -> Float[Array, "k p"]:
     entry = jnp.arange(component.shape[0], dtype=starts.dtype)
-    owner = jnp.searchsorted(starts, entry, side="right", method="scan_unrolled") - 1
-    positions = local_weights.shape[0] * local_weights.shape[1]
-    k, d = mixture.means.shape
-    addends = jnp.full((k, positions), jnp.inf, mixture.means.dtype)
-    own = mixture.log_dets[component] - 2 * jnp.asarray(local_weights.log_weights)
+    owner = jnp.searchsorted(starts, entry, side="right") - 1
+    empty = jnp.full(size, -jnp.inf, log_weights.dtype)
+    return empty.at[component, owner].set(log_weights)
+
+
+@jax.jit
+def prepare_dense(
+    mixture: GaussianMixture, log_weights: Float[Array, "k p"]
+) -> Prepared:
+    """Prepares a layer from weights of all components.
+
+    Args:
+      mixture: The mixture.
+      log_weights: Logarithms of the weights at every position.
+
+    Returns:
+      Bounds and addends.
+    """
+    mixture = jax.tree.map(jnp.asarray, mixture)
     axes = assign.coordinates(mixture.means)
-    whole = axes.basis.shape[1] == d
+    whole = axes.basis.shape[1] == mixture.means.shape[1]
+    addends = mixture.log_dets[:, None] - 2 * log_weights.astype(mixture.means.dtype)
     return Prepared(
-        bounds=assign.prepare(mixture, axes, margin=not whole),
-        addends=addends.at[component, owner].set(own),
+        bounds=assign.prepare(mixture, axes, margin=not whole), addends=addends
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from gladjax.iteration import Row
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.weights.local import LabelCounts, LocalWeights, counts, disc, listed
 
-SLICE = 1 << 27  # Numbers of a slice of feature maps that stay on the host.
+IMAGES = 16  # Images of a slice: one program, whatever the number of images.
 
 
 class WeightsInfo(NamedTuple):
@@ -125,7 +125,7 @@ def fit_info(
     steps = _Steps(mixture, features, used, (radius, prior, before))
     state, history, converged = iteration.iterate(
         steps,
-        (None, steps.everywhere()),
+        (np.full((m, h * w), -1, np.int32), steps.everywhere()),
         np.zeros((0, 5)),
         dimension=d,
         max_steps=max_steps,
@@ -134,7 +134,7 @@ def fit_info(
     )
     labels, weights = state
     moved = history[:, 2].astype(np.int64)
-    moved[0] = 0
+    moved[0] = 0  # There was nothing before.
     info = WeightsInfo(
         log_likelihood=history[:, 0],
         moved=moved,
@@ -157,10 +157,7 @@ class _Steps:
     ) -> None:
         self._mixture, self._features = mixture, features
         self._used, self._options = used, options
-        m, h, w, d = features.shape
-        self._images = m
-        if not isinstance(features, jax.Array):
-            self._images = max(1, min(m, SLICE // (h * w * d)))
+        m, _, _, d = features.shape
         some = np.asarray(features[:: max(1, m // 16)]).reshape(-1, d)
         keep = used[:: max(1, m // 16)].ravel()
         self._bounds = _prepare(mixture, some, keep if keep.any() else None)
@@ -171,38 +168,49 @@ class _Steps:
         weights = jnp.exp(self._mixture.log_weights)
         return jnp.broadcast_to(weights[:, None], (weights.shape[0], h * w))
 
-    def __call__(self, state: tuple[Any, Array]) -> tuple[tuple[Any, Array], Row]:
+    def __call__(
+        self, state: tuple[np.ndarray, Array]
+    ) -> tuple[tuple[np.ndarray, Array], Row]:
         before, weights = state
         m, h, w, _ = self._features.shape
-        found, costs, numbers = [], [], []
-        for first in range(0, m, self._images):
-            part = slice(first, first + self._images)
-            x, used = self._features[part], self._used[part]
-            missing = self._images - len(used)
-            if missing:
-                x = np.pad(x, ((0, missing), (0, 0), (0, 0), (0, 0)))
-                used = np.pad(used, ((0, missing), (0, 0), (0, 0)))
-            start = None if before is None else before[part]
-            if start is not None and missing:
-                start = np.pad(start, ((0, missing), (0, 0)), constant_values=-1)
-            label, cost, seen = _search(
-                self._mixture, self._bounds, weights, x, used, start
+        labels = np.full((m, h * w), -1, np.int32)
+        cost, numbers = 0.0, np.zeros(2)
+        radius, prior, past = self._options
+        around = none_yet(len(weights), (h, w), radius=radius, before=past)
+        for first in range(0, m, IMAGES):
+            part = slice(first, first + IMAGES)
+            x, used, start = self._features[part], self._used[part], before[part]
+            count = len(used)
+            missing = ((0, IMAGES - count), (0, 0), (0, 0))
+            if count < IMAGES:
+                x = np.pad(x, (*missing, (0, 0)))
+                used = np.pad(used, missing)
+                start = np.pad(start, missing[:2], constant_values=-1)
+            label, costs, seen, around = _search(
+                (self._mixture, self._bounds, weights), x, used, start, around, radius
             )
-            found.append(np.asarray(label)[: self._images - missing])
-            costs.append(np.asarray(cost, np.float64).sum())
-            numbers.append(np.asarray(seen, np.float64) * len(x) / m)
-        labels = np.concatenate(found)
-        new = _weigh(
-            self._mixture,
-            jnp.asarray(labels.reshape(m, h, w)),
-            self._options[2],
-            *self._options[:2],
-        )
-        moved = labels.size if before is None else int(np.sum(labels != before))
-        survivors, evaluated = np.sum(numbers, axis=0).tolist()
+            labels[part] = np.asarray(label)[:count]
+            cost += float(np.asarray(costs, np.float64).sum())
+            numbers += np.asarray(seen, np.float64) * IMAGES / m
+        new = weigh(self._mixture, around, prior).reshape(len(weights), h * w)
+        moved = int(np.sum(labels != before))
         alive = len(self._mixture.means)
-        cost = float(np.sum(costs)) / max(int(self._used.sum()), 1)
-        return (labels, new), Row(cost, alive, moved, survivors, evaluated)
+        row = Row(cost / max(int(self._used.sum()), 1), alive, moved, *numbers.tolist())
+        return (labels, new), row
+
+
+def none_yet(
+    num_components: int,
+    shape: tuple[int, int],
+    *,
+    radius: float,
+    before: LabelCounts | None = None,
+) -> Float[Array, "h w k"]:
+    """Returns windowed counts of no labels but those of earlier images."""
+    if before is None:
+        return jnp.zeros((*shape, num_components), jnp.float32)
+    nothing = np.full((1, *shape), -1, np.int32)
+    return counts(nothing, num_components, radius=radius, before=before)
 
 
 @jax.jit
@@ -211,16 +219,17 @@ def _prepare(mixture: GaussianMixture, features: Array, used: Array | None) -> B
     return assign.prepare(mixture, axes)
 
 
-@jax.jit
+@partial(jax.jit, static_argnums=5, donate_argnums=4)
 def _search(
-    mixture: GaussianMixture,
-    bounds: Bounds,
-    weights: Float[Array, "k p"],
+    given: tuple[GaussianMixture, Bounds, Float[Array, "k p"]],
     features: Float[Array, "m h w d"],
     used: Bool[Array, "m h w"],
-    start: Int[Array, "m p"] | None,
-) -> tuple[Int[Array, "m p"], Float[Array, " m"], Float[Array, " 2"]]:
-    """Returns labels, sums of costs image by image, and what was computed (Eq. 10)."""
+    start: Int[Array, "m p"],
+    around: Float[Array, "h w k"],
+    radius: float,
+) -> tuple[Array, Array, Array, Array]:
+    """Returns labels (Eq. 10), their costs by image, what was computed, and counts."""
+    mixture, bounds, weights = given
     m, h, w, d = features.shape
     x = features.reshape(m * h * w, d).astype(mixture.means.dtype)
     limit = jnp.where(used.ravel(), jnp.inf, -jnp.inf).astype(x.dtype)
@@ -228,29 +237,34 @@ def _search(
         mixture,
         bounds,
         x,
-        start=None if start is None else start.ravel(),
+        start=start.ravel(),
         limit=limit,
         addends=mixture.log_dets[:, None] - 2 * jnp.log(weights),
     )
     cost = jnp.where(used.ravel(), cost, 0).reshape(m, h * w)
     seen = jnp.stack([info.survivors, info.evaluated])
-    return labels.reshape(m, h * w), jnp.sum(cost, axis=1), seen
+    around = around + counts(labels.reshape(m, h, w), len(weights), radius=radius)
+    return labels.reshape(m, h * w), jnp.sum(cost, axis=1), seen, around
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def _weigh(
-    mixture: GaussianMixture,
-    labels: Int[Array, "m h w"],
-    before: LabelCounts | None,
-    radius: float,
-    prior: float,
-) -> Float[Array, "k p"]:
-    """Returns the weights that follow from labels (Eqs. 11, 12)."""
-    k, dtype = mixture.means.shape[0], mixture.means.dtype
-    around = counts(labels, k, radius=radius, before=before).reshape(-1, k).T
-    everywhere = jnp.exp(mixture.log_weights)[:, None]
+@partial(jax.jit, static_argnums=2)
+def weigh(
+    mixture: GaussianMixture, around: Float[Array, "h w k"], prior: float
+) -> Float[Array, "k h w"]:
+    """Returns the weights that follow from windowed counts (Eq. 12).
+
+    Args:
+      mixture: The global mixture.
+      around: Samples of every component within the window of every position (Eq. 11).
+      prior: Strength of the Dirichlet prior, in samples.
+
+    Returns:
+      The weights of every component at every position.
+    """
+    everywhere = jnp.exp(jnp.asarray(mixture.log_weights))[:, None, None]
     # Earlier labels may be of components that are dead by now.
-    around = jnp.where(everywhere > 0, around, 0).astype(dtype)
+    around = jnp.where(everywhere > 0, jnp.moveaxis(around, 2, 0), 0)
+    around = around.astype(everywhere.dtype)
     total = jnp.sum(around, axis=0, keepdims=True)
     shares = (around + prior * everywhere) / jnp.maximum(total + prior, 1e-30)
     return jnp.where(total + prior > 0, shares, everywhere)
