@@ -4,6 +4,7 @@ Nothing is compiled or computed: shapes alone are enough, so they may be large. 
 program must not hold, whatever it is lowered for, is in `faults`.
 """
 
+import functools
 import math
 import re
 
@@ -75,6 +76,7 @@ def faults(text, platform, most):
     return found
 
 
+@functools.cache
 def mixture_of(count, num_components):
     """The shapes of a mixture that is fitted to so many samples."""
     room = (min(count, num_components * D), ROOM)
