@@ -172,6 +172,97 @@ def test_a_tensor_must_lie_in_its_storage(shape, strides, offset, claimed, write
         tracemalloc.stop()
 
 
+DOUBLED = b"K\x01" + b"q\x00h\x00\x86" * 16  # A tuple of tuples, 2^16 numbers.
+GIANT = b"\x8a\xff" + b"\xff" * 254 + b"\x7f"  # 2^2039 - 1.
+ROW = b"]q\x01(" + b"N" * 3000 + b"eh\x01"  # A list of 3,000, and it once more.
+PAIRS = b"](" + (make.integer(1) + make.integer(2) + b"\x86") * 2000 + b"e"
+ORDERED = make.function("collections.OrderedDict")
+TENSOR = make.function("torch._utils._rebuild_tensor_v2")
+
+
+def tensor_of(shape, *, legacy):
+    window = make.storage("0", 6, legacy=legacy)
+    return TENSOR + make.group(window, make.integer(0), shape, shape) + b"R"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (DOUBLED, "a tensor whose shape is none"),
+        (b"(" + GIANT * 1000 + b"t", "a tensor whose shape is none"),
+        (b"(" + b"K\x01" * 100 + b"t", "a tensor whose shape is none"),
+    ],
+    ids=["doubled", "giant", "many"],
+)
+def test_a_shape_is_bounded_before_it_is_shown_or_multiplied(body, message, write):
+    value = tensor_of(body, legacy=write.form == "legacy")
+    refused(write(pickled=make.program(make.dictionary(weight=value))), message)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (DOUBLED + make.text("name") + b"\x93", "whose name is no text"),
+        (make.text("torch") + DOUBLED + b"\x93", "whose name is no text"),
+        (ORDERED + b"(](" + ROW + b"h\x01" * 3000 + b"etR", "an item that is no pair"),
+        (ORDERED + b"(" + make.text("ab") + b"tR", "a dict of no list"),
+        (
+            PAIRS + b"q\x02" + (ORDERED + b"(h\x02tR") * 600,
+            "more than 1048576 instructions or items",
+        ),
+        (b"](" + b"N" * (1 << 20) + b"e", "more than 1048576 instructions or items"),
+    ],
+    ids=["module", "name", "rows", "text", "dictionaries", "instructions"],
+)
+def test_what_a_memo_repeats_is_bounded(body, message, write):
+    refused(write(pickled=make.program(body)), message)
+
+
+def refused(path, message):
+    """Refused with a message that can be read, in little memory."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=message) as error:
+            read_checkpoint(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"), [((0, 2**60), (1, 1)), ((0, 2**31, 2**31), (1, 1, 1))]
+)
+def test_an_empty_tensor_beyond_any_array_is_refused(shape, strides, write):
+    window = make.storage("0", 6, legacy=write.form == "legacy")
+    pickled = make.program(make.dictionary(a=make.tensor(window, shape, strides)))
+    refused(write({"a": np.zeros(6, np.float32)}, pickled=pickled), "beyond any array")
+
+
+def test_a_stride_along_one_element_does_not_matter(write):
+    window = make.storage("0", 6, legacy=write.form == "legacy")
+    value = make.tensor(window, (6, 1), (1, 2**63))
+    path = write(
+        {"a": np.arange(6, dtype=np.float32)},
+        pickled=make.program(make.dictionary(a=value)),
+    )
+    assert read_checkpoint(path)["a"].ravel().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_more_tensors_than_any_network_has_are_refused(tmp_path):
+    """By the table's length, before a reader makes an object for each."""
+    row = '"%06d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    table = ("{" + ",".join(row % i for i in range(80_000)) + "}").encode()
+    path = tmp_path / "many.safetensors"
+    path.write_bytes(struct.pack("<Q", len(table)) + table)
+    refused(path, "its table has .* bytes, more than 4194304")
+    path = tmp_path / "many.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(60_000):
+            archive.writestr(f"x/data/{i:020d}", b"")
+    refused(path, "its table has .* bytes, more than 4194304")
+
+
 def test_a_huge_memo_index_costs_nothing(write):
     body = make.state_program(STATE, legacy=write.form == "legacy")[2:-1]
     path = write(pickled=make.program(body + b"r" + struct.pack("<I", 2**32 - 1)))

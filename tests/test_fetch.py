@@ -1,5 +1,6 @@
 """Fetching and converting weights, against a server on the loopback."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -9,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import numpy as np
@@ -17,9 +19,10 @@ import torch_files as make
 from residual_states import state_dict
 
 from gladjax import backbone
-from gladjax.backbone import CheckpointError, FetchError, entries, resnet
+from gladjax.backbone import CheckpointError, FetchError, download, entries, resnet
 
 BODY = np.random.default_rng(0).bytes(3 * 2**20 + 17)
+ENDLESS = 2**25  # What a server sends that would send for ever.
 DIGITS = hashlib.sha256(BODY).hexdigest()[:8]
 
 
@@ -28,6 +31,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         del arguments
+
+    def pour(self, body, behaviour):
+        """Sends without end, a byte at a time, or with a pause; never for long."""
+        pieces, pause = [body[:1000], body[1000:]], 0.5
+        if behaviour == "endless":
+            pieces, pause = [bytes(2**20)] * (ENDLESS // 2**20), 0.0
+        elif behaviour == "drips":
+            pieces, pause = [bytes([value]) for value in body[:60]], 0.1
+        with contextlib.suppress(OSError):
+            for piece in pieces:
+                self.wfile.write(piece)
+                self.server.sent += len(piece)
+                time.sleep(pause)
 
     def do_GET(self):
         server = self.server
@@ -48,10 +64,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start:
             last = len(body) - 1
             shown = 5 if behaviour == "wrong range" else start
-            self.send_header("Content-Range", f"bytes {shown}-{last}/{len(body)}")
-        if behaviour != "no length":
-            self.send_header("Content-Length", str(len(body) - start))
+            total = start if behaviour == "shorter" else len(body)
+            self.send_header("Content-Range", f"bytes {shown}-{last}/{total}")
+        if behaviour not in ("no length", "endless"):
+            more = ENDLESS if behaviour == "too long" else 0
+            self.send_header("Content-Length", str(len(body) - start + more))
         self.end_headers()
+        if behaviour in ("endless", "drips", "slow"):
+            self.pour(body[start:], behaviour)
+            return
         stop = start + 2**20 if behaviour == "breaks" else len(body)
         with contextlib.suppress(BrokenPipeError):
             self.wfile.write(body[start:stop])
@@ -61,6 +82,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.behaviour, running.body, running.requests = "", BODY, []
+        running.sent = 0
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         running.url = f"http://127.0.0.1:{running.server_port}/resnet18.pth"
@@ -126,20 +148,73 @@ def test_servers_of_less_ability_will_do(behaviour, server, published, tmp_path)
     assert elsewhere.read_bytes() == BODY
 
 
-def test_another_part_than_asked_for_is_refused(server, published):
-    server.behaviour = "wrong range"
+@pytest.mark.parametrize("behaviour", ["wrong range", "shorter"])
+def test_a_part_that_the_server_contradicts_is_begun_again(
+    behaviour, server, published
+):
+    server.behaviour = behaviour
     published.parent.mkdir()
     published.with_name(published.name + ".part").write_bytes(BODY[:1000])
-    with pytest.raises(FetchError, match=r"another range \('bytes 5-"):
-        backbone.fetch("resnet18", url=server.url)
-    assert not published.exists()
+    assert backbone.fetch("resnet18", url=server.url).read_bytes() == BODY
+    assert server.requests == ["bytes=1000-", None]
 
 
-def test_a_finished_part_is_only_checked(server, published):
+def test_a_finished_part_needs_no_server(server, published):
     published.parent.mkdir()
     published.with_name(published.name + ".part").write_bytes(BODY)
+    assert backbone.fetch("resnet18", url=server.url) == published
+    assert published.read_bytes() == BODY
+    assert server.requests == []
+    assert [entry.name for entry in published.parent.iterdir()] == [published.name]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "begun"), [("endless", False), ("endless", True), ("too long", False)]
+)
+def test_no_more_is_taken_than_weights_can_be(
+    behaviour, begun, server, published, monkeypatch
+):
+    monkeypatch.setattr(download, "_longest", lambda known: 2**22, raising=False)
+    server.behaviour = behaviour
+    if begun:
+        published.parent.mkdir()
+        published.with_name(published.name + ".part").write_bytes(BODY[:1000])
+    with pytest.raises(CheckpointError, match=r"bytes, more than|more than \d+ bytes"):
+        backbone.fetch("resnet18", url=server.url)
+    assert server.sent < 2 * ENDLESS
+    assert list(published.parent.iterdir()) == []
+
+
+def test_the_longest_file_follows_from_the_network():
+    lite = backbone.entry("efficientnet_lite0")
+    size = backbone.locate("efficientnet_lite0").stat().st_size
+    assert 3 * size < download._longest(lite) < 5 * size
+    assert all(download._longest(known) < 2**31 for known in backbone.catalogue())
+
+
+def test_a_server_that_drips_is_left(server, published, monkeypatch):
+    monkeypatch.setattr(download, "_TIMEOUT", 0.5)
+    server.behaviour = "drips"
+    began = time.monotonic()
+    with pytest.raises(FetchError, match=r"only \d+ bytes came in 0\.5 seconds"):
+        backbone.fetch("resnet18", url=server.url)
+    assert time.monotonic() - began < 4
+    # What came is kept, and taken up.
+    server.behaviour = ""
     assert backbone.fetch("resnet18", url=server.url).read_bytes() == BODY
-    assert server.requests == [f"bytes={len(BODY)}-"]
+    assert server.requests[1] != "bytes=0-"
+
+
+def test_many_fetches_at_once_are_one(server, published):
+    server.behaviour = "slow"
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        paths = list(
+            pool.map(lambda _: backbone.fetch("resnet18", url=server.url), range(4))
+        )
+    assert paths == [published] * 4
+    assert published.read_bytes() == BODY
+    assert server.requests == [None]
+    assert [entry.name for entry in published.parent.iterdir()] == [published.name]
 
 
 @pytest.mark.parametrize("old", [b"other" * 1000, BODY + b"more"])

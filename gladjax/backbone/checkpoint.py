@@ -40,6 +40,9 @@ from gladjax.backbone import pickles
 FORMAT = "gladjax"
 """What the header of a safetensors file of this package says under ``format``."""
 
+MAX_TABLE = 4 << 20
+"""The longest table of tensors or of zip members, in bytes, that is read."""
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -144,6 +147,8 @@ def content_hash(state: dict[str, np.ndarray]) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """A safetensors file; one that this package wrote carries a hash."""
+    with path.open("rb") as opened:
+        _bounded(int.from_bytes(opened.read(8), "little"))
     state = safetensors.numpy.load_file(path)
     with safetensors.safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
@@ -152,6 +157,14 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     ):
         raise pickles.PickleError("its tensors do not have the hash in its header")
     return state
+
+
+def _bounded(length: int) -> None:
+    """Refuses a table that is too long before anything reads it."""
+    if length > MAX_TABLE:
+        raise pickles.PickleError(
+            f"its table has {length} bytes, more than {MAX_TABLE}"
+        )
 
 
 def _read_zip(path: Path) -> dict[str, np.ndarray]:
@@ -191,11 +204,24 @@ def _starts_with(path: Path, magic: bytes) -> bool:
         return file.read(len(magic)) == magic
 
 
+class _Opened(io.BufferedReader):
+    """A zip file whose reader takes no more at once than a table may have."""
+
+    table = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Reads like any file, but for the longest table."""
+        if self.table:
+            _bounded(size or 0)
+        return super().read(size)
+
+
 @contextlib.contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Opens a zip file; whatever its reader trips over is damage."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _Opened(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+            file.table = False
             yield archive
     except _ZIP_ERRORS as error:
         raise pickles.PickleError(str(error) or "it is cut short") from error
@@ -272,7 +298,7 @@ def _tensors(tree: Any) -> dict[str, pickles.Tensor]:  # noqa: ANN401 - any datu
     for name, value in tree.items():
         if not isinstance(name, str) or not isinstance(value, pickles.Tensor):
             raise pickles.PickleError(
-                f"its entry {name!r} is a {type(value).__name__}, not a tensor"
+                f"its entry {name!r:.80} is a {type(value).__name__}, not a tensor"
             )
     return dict(tree)
 

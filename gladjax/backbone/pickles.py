@@ -4,7 +4,9 @@ A pickle is a program for a stack machine; one of its instructions calls any fun
 any installed module. `load` runs the instructions that dictionaries, tuples, numbers,
 strings and tensors need and no other: a global outside a list of thirteen names is
 refused by its name, an instruction outside the list below by its. Nothing is imported,
-nothing is called, and what is allocated is bounded by the size of the pickle.
+nothing is called, and what is allocated is bounded by the size of the pickle. A memo
+can nest a value in itself, so a few bytes may stand for more numbers than there are
+atoms: nothing is printed, multiplied or walked through before its length is known.
 
 Notation: ``Storage`` is a named run of bytes elsewhere in the file, ``Tensor`` a
 strided window on it.
@@ -19,6 +21,7 @@ Reference: the documentation of the standard library's ``pickletools``.
 
 import collections
 import io
+import math
 import mmap
 import pickletools
 import warnings
@@ -40,6 +43,9 @@ _DTYPES = {
 _ORDERED_DICT = "collections.OrderedDict"
 _TENSOR = "torch._utils._rebuild_tensor_v2"
 _PARAMETER = "torch._utils._rebuild_parameter"
+_MOST = 1 << 20  # Instructions, and items of dictionaries, of one pickle.
+_AXES = 64  # Of a tensor: NumPy's own limit.
+_LARGEST = 2**64  # Above all sizes.
 _GLOBALS = {_ORDERED_DICT, _TENSOR, _PARAMETER, *_DTYPES}
 
 
@@ -81,6 +87,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
+        self.items = 0  # Of dictionaries that a list was turned into.
 
     def pop(self) -> Any:  # noqa: ANN401 - any datum
         value = self.stack.pop()
@@ -130,7 +137,10 @@ def load(file: mmap.mmap | io.BytesIO) -> tuple[Any, dict[str, Storage]]:
 
 def _run(machine: _Machine, file: mmap.mmap | io.BytesIO) -> None:
     """Executes the instructions of one pickle."""
-    for opcode, argument, _ in pickletools.genops(cast(IO[bytes], file)):
+    program = enumerate(pickletools.genops(cast(IO[bytes], file)))
+    for done, (opcode, argument, _) in program:
+        if done + machine.items > _MOST:
+            raise PickleError(f"the pickle has more than {_MOST} instructions or items")
         if opcode.name == "STOP":
             return
         instruction = _INSTRUCTIONS.get(opcode.name)
@@ -189,6 +199,8 @@ def _global(machine: _Machine, argument: Any) -> None:  # noqa: ANN401
 def _stack_global(machine: _Machine, argument: Any) -> None:  # noqa: ANN401
     del argument
     name, module = machine.pop(), machine.pop()
+    if not isinstance(name, str) or not isinstance(module, str):
+        raise PickleError("refused a global whose name is no text")
     _global(machine, f"{module}.{name}")
 
 
@@ -245,7 +257,7 @@ def _persistent(machine: _Machine, argument: Any) -> None:  # noqa: ANN401
         raise PickleError("refused a persistent object that is no storage")
     if storage_type.name not in _DTYPES or view not in ([], [None]):
         raise PickleError(f"refused a storage of type {storage_type.name}")
-    if not isinstance(key, str) or type(size) is not int or size < 0:
+    if not isinstance(key, str) or not _sizes((size,)):
         raise PickleError("the pickle is damaged: a storage without name or size")
     storage = Storage(key, _DTYPES[storage_type.name], size)
     if machine.storages.setdefault(key, storage) != storage:
@@ -260,8 +272,13 @@ def _reduce(machine: _Machine, argument: Any) -> None:  # noqa: ANN401
         raise PickleError("refused a call of something that is no global")
     if function.name == _ORDERED_DICT:
         result: Any = collections.OrderedDict()
-        for pair in arguments[0] if arguments else ():
-            _update(result, list(pair))
+        pairs = arguments[0] if arguments else ()
+        if not isinstance(pairs, list | tuple):
+            raise PickleError("the pickle is damaged: a dict of no list")
+        if not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
+            raise PickleError("the pickle is damaged: an item that is no pair")
+        machine.items += len(pairs)
+        _update(result, [part for pair in pairs for part in pair])
     elif function.name == _TENSOR:
         result = _tensor(*arguments[:4])
     elif function.name == _PARAMETER and isinstance(arguments[0], Tensor):
@@ -273,23 +290,37 @@ def _reduce(machine: _Machine, argument: Any) -> None:  # noqa: ANN401
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:  # noqa: ANN401
     """A tensor whose every element lies in its storage, none twice over."""
-    sizes = (offset, *shape, *strides)
-    if not isinstance(storage, Storage) or len(shape) != len(strides):
-        raise PickleError("the pickle is damaged: a tensor without storage or shape")
-    if any(type(size) is not int or size < 0 for size in sizes):
-        raise PickleError(f"the pickle is damaged: a tensor of shape {shape}")
-    count = 1
-    for size in shape:
-        count *= size
+    if not isinstance(storage, Storage):
+        raise PickleError("the pickle is damaged: a tensor without storage")
+    if not (_sizes((offset,)) and _sizes(shape) and _sizes(strides)):
+        raise PickleError("the pickle is damaged: a tensor whose shape is none")
+    if len(shape) != len(strides):
+        raise PickleError("the pickle is damaged: a tensor of two shapes")
+    count = math.prod(shape)
     last = offset + sum(
         (size - 1) * stride for size, stride in zip(shape, strides, strict=True)
     )
     if count and (count > storage.size or last >= storage.size):
         raise PickleError(
-            f"a tensor of shape {tuple(shape)} does not fit its storage of "
+            f"a tensor of shape {shape} does not fit its storage of "
             f"{storage.size} numbers"
         )
-    return Tensor(storage, offset, tuple(shape), tuple(strides))
+    if math.prod(size or 1 for size in shape) > _LARGEST // 32:
+        raise PickleError(f"an empty tensor of shape {shape} is beyond any array")
+    # A stride along which there is one element leads nowhere.
+    steps = [
+        stride if size > 1 else 0 for size, stride in zip(shape, strides, strict=True)
+    ]
+    return Tensor(storage, offset, shape, tuple(steps))
+
+
+def _sizes(values: Any) -> bool:  # noqa: ANN401
+    """Whether something is a tuple of a few sizes; looks at no more than that."""
+    return (
+        isinstance(values, tuple)
+        and len(values) <= _AXES
+        and all(type(size) is int and 0 <= size < _LARGEST for size in values)
+    )
 
 
 _INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {
