@@ -35,13 +35,16 @@ def score_many(
       shape: Height and width of the heat maps; each image's own by default.
 
     Yields:
-      The result, or the `ImageError` of an image that cannot be read.
+      The result, or the `ImageError` of an image that cannot be read or scored.
 
     Raises:
       ValueError: If the depth is below 1.
     """
-    for outcome in images.outcomes(sequence, depth=depth):
-        if isinstance(outcome, ImageError):
-            yield outcome
-        else:
-            yield detector.score(fitted, outcome, shape=shape)
+    for i, outcome in enumerate(images.outcomes(sequence, depth=depth)):
+        if not isinstance(outcome, ImageError):
+            try:
+                outcome = images.standard(outcome, name=images.place(sequence, i))
+                outcome = detector.score(fitted, outcome, shape=shape)
+            except ImageError as error:
+                outcome = error
+        yield outcome

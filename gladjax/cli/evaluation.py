@@ -259,7 +259,7 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
             label=item.label,
             score=float(score),
             heat_map=np.asarray(heat),
-            read=functools.partial(found.get("read", images.read), item.image),
+            read=functools.partial(found.get("read", images.photograph), item.image),
         )
         for item, score, heat in zip(
             found["dataset"].test, result.scores, result.heat_maps, strict=True

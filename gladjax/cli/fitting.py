@@ -120,7 +120,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         new = reading.readable(found, strict=chosen["strict"], progress=progress)
         paths, num_bad = new.paths, new.num_bad
         known = reading.learnt(new, bits=chosen["bit_depth"])
-        read = functools.partial(images.read, depth=known.depth)
+        read = functools.partial(images.photograph, depth=known.depth)
         pictures = images.Lazy(paths, read=read)
         motion, first = _motion(key_align, network, pictures, chosen)
         if first:

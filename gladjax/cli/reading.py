@@ -199,7 +199,7 @@ class Reader:
         reason = "" if self.known is None else images.unlike(self.known, brightest)
         if reason:
             self._unlike[path] = reason
-        return image
+        return images.saturated(image)
 
     def tell(self, path: Path) -> None:
         """Warns of an image that was read, if it is the first of an unlike range.

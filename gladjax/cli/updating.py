@@ -64,7 +64,7 @@ def update(model: Path, images_: tuple[str, ...], **chosen: Any) -> None:  # noq
         )
         paths, num_bad = new.paths, new.num_bad
         known = reading.later(known, new)
-        read = functools.partial(images.read, depth=known.depth)
+        read = functools.partial(images.photograph, depth=known.depth)
         key = jax.random.key(chosen["seed"])
         fitted = _calibrated(key, old, paths, read, schedule, progress)
     notes = {

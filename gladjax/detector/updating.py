@@ -35,7 +35,8 @@ def update(
       The detector, without calibration: scores of the old one are not its own.
 
     Raises:
-      ValueError: If there is no image, or the detector did not keep its statistics.
+      ValueError: If there is no image, or the detector did not keep its statistics,
+        or (an `ImageError`) an image has values not finite or of another range.
     """
     if len(images) == 0:
         raise ValueError("there is no image to learn from")

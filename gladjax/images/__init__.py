@@ -1,10 +1,13 @@
 """Images from files as RGB arrays, and back.
 
-`pixels` reads, resizes and writes one image; `streams` makes many files a sequence;
-`listing` finds them below a folder; `depths` says what values of more than 8 bits mean;
-`survey` gets to know a set of images.
+`pixels` reads, resizes and writes one image; `arrays` is for images that are arrays
+already; `streams` makes many files a sequence; `listing` finds them below a folder;
+`depths` says what values of more than 8 bits mean; `survey` gets to know a set.
 """
 
+from gladjax.images.arrays import photograph as photograph
+from gladjax.images.arrays import saturated as saturated
+from gladjax.images.arrays import standard as standard
 from gladjax.images.depths import UNKNOWN as UNKNOWN
 from gladjax.images.depths import Depth as Depth
 from gladjax.images.headers import ImageError as ImageError
@@ -29,6 +32,7 @@ from gladjax.images.streams import Checked as Checked
 from gladjax.images.streams import Lazy as Lazy
 from gladjax.images.streams import check as check
 from gladjax.images.streams import outcomes as outcomes
+from gladjax.images.streams import place as place
 from gladjax.images.streams import prefetch as prefetch
 from gladjax.images.survey import DARKER as DARKER
 from gladjax.images.survey import Facts as Facts
@@ -74,10 +78,14 @@ __all__ = [
     "observe",
     "outcomes",
     "peak",
+    "photograph",
+    "place",
     "prefetch",
     "read",
     "resize",
+    "saturated",
     "shape",
+    "standard",
     "to_notes",
     "unlike",
     "write_png",
