@@ -233,7 +233,7 @@ def _placed(
         calm = jnp.min(heat)
         heat, known = align.warp(heat, back, tuple(detector.backbone.image_size))
         heat = jnp.where(known, heat, calm)
-    return np.asarray(scoring.upsample(heat, shape))
+    return scoring.enlarge(np.asarray(heat), shape)
 
 
 def resized(backbone: Backbone, image: Image, name: str) -> np.ndarray:
