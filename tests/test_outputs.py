@@ -232,6 +232,22 @@ def test_pictures_in_a_folder_are_not_scored_the_next_time(tmp_path):
     assert chosen.notes == [f"2 images below {tmp_path} (pictures that gladjax wrote)"]
 
 
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+    images.write_png(tmp_path / "a.png", WHITE)
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = images.below(tmp_path)
+    assert found.paths == [tmp_path / "a.png"]
+    assert found.notes == [f"{tmp_path / 'closed'} (Permission denied)"]
+
+
 # Words
 
 

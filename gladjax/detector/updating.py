@@ -42,7 +42,8 @@ def update(
         raise ValueError("there is no image to learn from")
     if any(layer.kept is None for layer in detector.layers.values()):
         raise ValueError(
-            "the detector kept no statistics: fit it with keep_statistics=True"
+            "the detector kept no statistics: fit it with keep_statistics=True, on the "
+            "command line with --keep-statistics"
         )
     maps, valid, _ = collect(detector, images, progress)
     layers = {}

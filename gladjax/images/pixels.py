@@ -152,7 +152,8 @@ def _decode(
     except ImageError:
         raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as e:
-        raise ImageError(f"{name}: {e}; reduce it or raise the limit") from e
+        remedy = "reduce it or raise the limit (max_pixels or --max-pixels)"
+        raise ImageError(f"{name}: {e}; {remedy}") from e
     except PermissionError as e:
         raise ImageError(f"{name}: no permission to read it") from e
     except PIL.UnidentifiedImageError as e:

@@ -273,7 +273,8 @@ def _network(
         except ValueError as error:
             raise ModelError(
                 f"{path}: fitted with the backbone {name!r}, which has no published "
-                f"weights here ({error}); load it yourself and hand it over (backbone=)"
+                f"weights here ({error}); load it yourself and hand it "
+                "over (backbone= or --checkpoint)"
             ) from error
         if expected["dtype"] != _dtype(backbone):
             backbone = backbones.astype(backbone, expected["dtype"])
