@@ -150,13 +150,13 @@ def test_an_evaluation_draws_every_image(category, model, tmp_path):
 
 
 def test_a_list_is_answered_line_by_line(category, model):
-    process = start("score", model, "-", "--jsonl", "--quiet", stdin=subprocess.PIPE)
-    for path in sorted((category / "test" / "good").iterdir()):
-        process.stdin.write(f"{path}\n".encode())
-        process.stdin.flush()
-        assert json.loads(process.stdout.readline())["image"] == str(path)
-    process.stdin.close()
-    assert process.wait(60) == 0
+    arguments = ("score", model, "-", "--jsonl", "--quiet")
+    with start(*arguments, stdin=subprocess.PIPE) as process:
+        for path in sorted((category / "test" / "good").iterdir()):
+            process.stdin.write(f"{path}\n".encode())
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["image"] == str(path)
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,11 @@ def test_a_signal_ends_a_wait_with_its_code(category, model, number, code):
 
 def test_a_signal_ends_a_write_that_nobody_takes(category, model):
     good = category / "test" / "good" / "000.png"
-    process = start("score", model, *[good] * 2000, "--jsonl", "--quiet")
-    process.stdout.readline()
-    time.sleep(2)  # By now the pipe is full.
-    process.terminate()
-    assert process.wait(60) == 143
-    process.communicate()
+    with start("score", model, *[good] * 2000, "--jsonl", "--quiet") as process:
+        process.stdout.readline()
+        time.sleep(2)  # By now the pipe is full.
+        process.terminate()
+        assert process.wait(60) == 143
 
 
 ODD = [b"caf\xe9.png", b"\xba\xba.png", "\u6f22.png".encode(), b"a\x1b[2Kb.png",
@@ -365,9 +364,10 @@ def test_no_signal_of_thirty_is_lost(category, model, tmp_path):
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 0.5))
             process.send_signal(sent)
-            err = process.stderr.read()
-            assert process.wait(60) == interruption.CODES[sent], err
-            writer.join()
+            with process:
+                err = process.stderr.read()
+                writer.join()
+            assert process.returncode == interruption.CODES[sent], err
         assert b"ignored" not in err
 
 
