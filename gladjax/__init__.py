@@ -23,6 +23,7 @@ from gladjax import masks as masks
 from gladjax import metrics as metrics
 from gladjax import mixture as mixture
 from gladjax import online as online
+from gladjax import outputs as outputs
 from gladjax import plots as plots
 from gladjax import pytree as pytree
 from gladjax import routing as routing
@@ -58,6 +59,7 @@ __all__ = [
     "metrics",
     "mixture",
     "online",
+    "outputs",
     "plots",
     "pytree",
     "routing",

@@ -3,8 +3,9 @@
 A result that was half written is worse than none: the next run would read it. So every
 file is written under a temporary name in its own folder, flushed to the disk, and given
 its final name in one step of the file system. Whoever looks sees the old file, the new
-file, or no file. Names that come from data (a defect type, an image's file name) are
-joined to an output folder by `inside`, which refuses every way out of it.
+file, or no file. What a killed process left under a temporary name goes when the next
+one writes into the folder. Names that come from data (a defect type, an image's file
+name) are joined to an output folder by `inside`, which refuses every way out of it.
 
 Notation: none.
 
@@ -14,10 +15,14 @@ Reference: POSIX.1-2017, ``rename``: the replacement of a name is atomic.
 """
 
 import contextlib
+import functools
+import hashlib
 import json
 import math
 import os
 import pathlib
+import platform
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -47,27 +52,74 @@ def atomic(path: StrPath, *, mode: str = "wb") -> Iterator[IO[Any]]:
 
     Raises:
       ValueError: If the mode is another one, or ``path`` is a folder or a device.
-      OSError: If the folder cannot be made or written.
+      OSError: If the folder cannot be made or written; it names ``path``.
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"mode must be 'wb' or 'w', not {mode!r}")
     target = pathlib.Path(path)
     if target.exists() and not target.is_file():
         raise ValueError(f"{target}: not a regular file; choose another name")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    hidden = target.parent / f".{target.name[:100]}.{secrets.token_hex(6)}.tmp"
-    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    text: dict[str, Any] = {}
+    if "b" not in mode:  # Names of files may have bytes in them that are no characters.
+        text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    hidden = target.parent / f"{_owner()}{os.getpid()}-{secrets.token_hex(6)}.tmp"
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clean(os.path.abspath(target.parent), os.getpid())
         with open(hidden, mode.replace("w", "x"), **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(hidden, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             hidden.unlink()
+        reason = _reason(error, {None, str(hidden), str(target.parent)})
+        if reason:
+            raise OSError(f"{target}: cannot be written ({reason})") from error
         raise
     _sync_folder(target.parent)
+
+
+def _reason(error: BaseException, places: set[str | None]) -> str:
+    """Returns what the system said of writing a file, empty if it is another error."""
+    if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
+        return ""
+    return (error.strerror or "") if error.filename in places else ""
+
+
+@functools.cache
+def _owner() -> str:
+    """Returns what temporary names begin with where process numbers are the same."""
+    space = ""
+    with contextlib.suppress(OSError):  # Containers count their processes anew.
+        space = os.readlink("/proc/self/ns/pid")
+    code = hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()
+    return f".gladjax-{code[:8]}-"
+
+
+@functools.lru_cache(maxsize=1024)
+def _clean(folder: str, own: int) -> None:
+    """Removes temporary files of processes that ended, once per folder and process."""
+    if os.name == "nt":  # There is no harmless way to ask for a process.
+        return
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            found = re.fullmatch(
+                rf"{re.escape(_owner())}(\d+)-[0-9a-f]{{12}}\.tmp", name
+            )
+            if found and int(found[1]) != own and not _alive(int(found[1])):
+                os.unlink(os.path.join(folder, name))
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

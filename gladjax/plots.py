@@ -34,6 +34,8 @@ COUNT = ((60, 10, 85), (55, 85, 140), (35, 145, 140), (110, 205, 90), (250, 230,
 
 STRENGTH = 0.75  # Of the heat map over the image, at most.
 TEXT = 16  # Height of the letters, in pixels.
+MAX_SIDE = 4096
+"""The longest side of an image in a picture; longer ones are reduced."""
 
 
 def colours(
@@ -185,10 +187,33 @@ def scored_picture(
     Returns:
       The input at the left, the overlay at the right, the score above both.
     """
+    image = reduced(image, MAX_SIDE)
     plain = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
     pair = beside([plain, overlay(image, heat_map, limits=limits)])
     text = f"score {score:.2f}" + (f"  {note}" if note else "")
     return titled(pair, text)
+
+
+def reduced(image: Num[np.ndarray, "h w 3"], side: int) -> Num[np.ndarray, "_h _w 3"]:
+    """Returns an image whose longer side is at most so long.
+
+    Args:
+      image: RGB, 0 to 255.
+      side: The longer side allowed.
+
+    Returns:
+      The image itself, or reduced in its proportions as 8 bits.
+    """
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    if longer <= side:
+        return image
+    shape = (max(1, width * side // longer), max(1, height * side // longer))
+    whole = image
+    if image.dtype != np.uint8:
+        whole = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    picture = PIL.Image.fromarray(whole).resize(shape, PIL.Image.Resampling.BILINEAR)
+    return np.asarray(picture)
 
 
 def beside(pictures: Sequence[Picture], *, gap: int = 4) -> Picture:

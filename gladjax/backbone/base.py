@@ -164,13 +164,17 @@ def preprocess(backbone: Backbone, images: Images) -> Float[np.ndarray, "n _h _w
       float32.
 
     Raises:
-      ValueError: If an image is not ``(h, w, 3)`` with at least one pixel.
+      ValueError: If an image is not ``(h, w, 3)`` with at least one pixel, or has a
+        value that is NaN or infinite.
     """
     single = isinstance(images, (np.ndarray, jax.Array)) and images.ndim == 3
     each = [images] if single else images
     batch = [resize(np.asarray(image), size=backbone.image_size) for image in each]
     if not batch:
         return np.zeros((0, *backbone.image_size, 3), np.float32)
+    bad = [i for i, one in enumerate(batch) if not np.isfinite(one).all()]
+    if bad:
+        raise ValueError(f"image {bad[0]} has pixels that are NaN or infinite")
     offset = np.asarray(backbone.offset, np.float32)
     scale = np.asarray(backbone.scale, np.float32)
     return (np.stack(batch).astype(np.float32) - offset) / scale

@@ -8,20 +8,25 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but images were bad; 130
 interrupted (Ctrl-C); 143 terminated.
 """
 
-import signal
+import contextlib
+import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
-from types import FrameType
 
 import click
+import jax
 
+from gladjax.cli import interruption
 from gladjax.cli.demonstration import demo
 from gladjax.cli.evaluation import evaluate, report
 from gladjax.cli.fitting import fit
+from gladjax.cli.options import say
 from gladjax.cli.scoring import score
 from gladjax.cli.updating import update
 from gladjax.cli.weighing import weights
+from gladjax.outputs import printable
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -34,7 +39,7 @@ Examples:
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some images were bad,
-130 interrupted."""
+130 interrupted, 143 terminated."""
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,33 +65,73 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
       SystemExit: Always, with one of the codes above.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    interruption.install()
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # No name ends the output.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = cli.main(
+        code = _code(arguments)
+    except SystemExit as end:
+        code = end.code
+    _flush()
+    sys.exit(interruption.code() or (code if isinstance(code, int) else 0))
+
+
+def _code(arguments: Sequence[str] | None) -> object:
+    """Runs the command line, and returns the exit code; says what went wrong."""
+    try:
+        return cli.main(
             args=None if arguments is None else list(arguments),
             prog_name="gladjax",
             standalone_mode=False,
         )
     except click.exceptions.Exit as end:
-        code = end.exit_code
+        return end.exit_code
     except click.ClickException as error:
+        vars(error)["message"] = printable(error.message)
         error.show()
-        code = error.exit_code
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        code = INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # The reader of our output has left; nothing to say.
-        code = FAILED
-    except (ValueError, OSError, SystemError) as error:
+        say("interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:  # The reader of our output has left; nothing to say.
+        return FAILED
+    except Exception as error:
         code = _interruption(error)
-        if code is None and isinstance(error, SystemError):
+        if code is not None:
+            return code
+        known = isinstance(error, ValueError | OSError)
+        reason = str(error) if known else _no_device()
+        if not reason:
             raise
-        if code is None:
-            click.echo(f"error: {error}", err=True)
-            code = FAILED
-    sys.exit(code if isinstance(code, int) else 0)
+        say(f"error: {reason}", err=True)
+        return FAILED
+
+
+def _no_device() -> str:
+    """Returns why JAX has no device, empty if it has one."""
+    try:
+        jax.devices()
+    except Exception as error:
+        reason = str(error) or "it is not there"
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return f"JAX has no device: JAX_PLATFORMS is {asked!r}, {reason}"
+    return ""
+
+
+def _flush() -> None:
+    """Gives up output that nobody takes, rather than fail again at the exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
 def _interruption(error: BaseException) -> int | None:
@@ -98,17 +143,12 @@ def _interruption(error: BaseException) -> int | None:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):
-            click.echo("interrupted", err=True)
+            say("interrupted", err=True)
             return INTERRUPTED
         if isinstance(cause, SystemExit):
             return TERMINATED
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """Turns a termination into an exception, so that half-written files are removed."""
-    raise SystemExit(TERMINATED)
 
 
 def _show_warning(
@@ -117,4 +157,4 @@ def _show_warning(
     *_: object,
     **__: object,
 ) -> None:
-    click.echo(f"warning: {message}", err=True)
+    say(f"warning: {message}", err=True)

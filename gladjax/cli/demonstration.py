@@ -7,8 +7,9 @@ from typing import Any
 import click
 import numpy as np
 
-from gladjax import backbone, datasets
-from gladjax.cli import evaluation
+from gladjax import backbone, datasets, outputs
+from gladjax.cli import evaluation, options
+from gladjax.cli.options import say
 from gladjax.detector import Settings
 from gladjax.experiments import runner
 from gladjax.experiments.evaluation import Evaluation
@@ -40,17 +41,23 @@ MAX_SAMPLES = 100_000
     help="Features per layer that the mixture is fitted to; 0 for all.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-def demo(output: Path, num_components: int, max_samples: int, seed: int) -> None:
+@options.force
+def demo(
+    output: Path, num_components: int, max_samples: int, seed: int, force: bool
+) -> None:
     """Fit GLAD on 300 normal solar cells, and score 513 others.
 
     Nothing is downloaded: network and images come with `pip install "gladjax[demo]"`.
     The images (elpv-dataset) are CC BY-NC-SA 4.0, not for commercial use.
     """
     begun = time.perf_counter()
+    page, results = output / "report.html", output / "results.json"
+    wanted = [(results, outputs.RESULTS), (page, outputs.PAGE)]
+    outputs.check_all(wanted, force=force)
     cells = datasets.elpv()
     network = backbone.load("efficientnet_lite0")
     settings = Settings(num_components=num_components, max_samples=max_samples)
-    click.echo(
+    say(
         f"ELPV (CC BY-NC-SA 4.0): {len(cells.train)} normal cells to learn from, "
         f"{len(cells.test)} to test; {network.name}, {num_components} components per "
         f"layer from {max_samples or 'all'} samples"
@@ -61,25 +68,19 @@ def demo(output: Path, num_components: int, max_samples: int, seed: int) -> None
     record["seconds"] = time.perf_counter() - begun
     runner.save_records(output, [record])
     found: dict[str, Any] = {"record": record, "dataset": cells, "fitted": fitted}
-    evaluation.write_page(
-        output / "report.html", {**found, "result": result, "threshold": None}
-    )
+    evaluation.write_page(page, {**found, "result": result, "threshold": None})
     _tell(output, record, result)
 
 
 def _tell(output: Path, record: dict[str, Any], result: Evaluation) -> None:
-    click.echo(f"image AUROC: {record['image_auroc']:.4f}")
+    say(f"image AUROC: {record['image_auroc']:.4f}")
     for name, kept in record["num_components"].items():
         active = record["active_per_position"][name]
-        click.echo(
-            f"  {name}: {kept} components kept, {active:.1f} active per position"
-        )
+        say(f"  {name}: {kept} components kept, {active:.1f} active per position")
     stages = record["fit_stages"].items()
-    click.echo("fit: " + ", ".join(f"{name} {value:.1f} s" for name, value in stages))
+    say("fit: " + ", ".join(f"{name} {value:.1f} s" for name, value in stages))
     per_image = record["seconds_per_image"].items()
-    click.echo(
-        "per image: " + ", ".join(f"{name} {1000 * v:.1f} ms" for name, v in per_image)
-    )
+    say("per image: " + ", ".join(f"{name} {1000 * v:.1f} ms" for name, v in per_image))
     normal, bad = (np.median(result.scores[result.labels == label]) for label in (0, 1))
-    click.echo(f"median score: normal {normal:.1f}, defective {bad:.1f}")
-    click.echo(f"{record['seconds']:.0f} s in all; see {output}/")
+    say(f"median score: normal {normal:.1f}, defective {bad:.1f}")
+    say(f"{record['seconds']:.0f} s in all; see {output}/")

@@ -8,10 +8,10 @@ from typing import Any
 import click
 import numpy as np
 
-from gladjax import calibrate, datasets, files, images, io
+from gladjax import calibrate, datasets, files, images, io, outputs
 from gladjax import report as reports
 from gladjax.cli import options, reading
-from gladjax.cli.options import F, Progress
+from gladjax.cli.options import F, Progress, say
 from gladjax.datasets import Dataset
 from gladjax.experiments import evaluation, runner
 from gladjax.experiments.evaluation import Evaluation
@@ -50,7 +50,8 @@ def data(function: F) -> F:
     )
     category = click.option("--category", help="Category of the data set.")
     skip = click.option("--strict", is_flag=True, help="Stop at the first bad image.")
-    added = skip(options.weights_file(options.calibrated_rate(function)))
+    added = options.max_pixels(options.force(skip(function)))
+    added = options.weights_file(options.calibrated_rate(added))
     return root(category(normal(masks(needed(added)))))
 
 
@@ -70,19 +71,22 @@ def evaluate(model: Path, dataset: str, **chosen: Any) -> None:  # noqa: ANN401
     output = chosen["output"]
     if chosen["heatmaps"] and output is None:
         raise click.UsageError("--heatmaps needs --output")
-    pictures = output / "heat_maps" if chosen["heatmaps"] else None
+    results = None if output is None else output / "results.json"
+    wanted = [(results, outputs.RESULTS), (chosen["page"], outputs.PAGE)]
+    outputs.check_all(wanted, force=chosen["force"])
+    pictures = None
+    if output is not None and chosen["heatmaps"]:
+        pictures = output / "heat_maps"
     found = measure(model, dataset, chosen, pictures=pictures)
     record = found["record"]
     for name in ("image_auroc", "pixel_auroc", "aupro"):
         value = record[name]
-        click.echo(
-            f"{name.replace('_', ' ')}: {'-' if value is None else f'{value:.4f}'}"
-        )
+        say(f"{name.replace('_', ' ')}: {'-' if value is None else f'{value:.4f}'}")
     for name, value in record["decisions"].items():
-        click.echo(f"{name.replace('_', ' ')}: {value}")
-    if output is not None:
-        files.write_json(output / "results.json", [record])
-        click.echo(f"results: {output / 'results.json'}")
+        say(f"{name.replace('_', ' ')}: {value}")
+    if results is not None:
+        files.write_json(results, [record])
+        say(f"results: {results}")
     if chosen["page"] is not None:
         write_page(chosen["page"], found)
     if found["dataset"].errors:
@@ -100,13 +104,14 @@ def report(model: Path, dataset: str | None, out: Path, **chosen: Any) -> None: 
 
     The page is one file without scripts; it needs no network.
     """
+    outputs.check(out, outputs.PAGE, force=chosen["force"])
     if dataset is None:
         network = io.describe(model).backbone
         fitted = io.load(
             model, backbone=options.saved_network(network, chosen["checkpoint"])
         )
         reports.write(out, reports.fitted(model, fitted))
-        click.echo(f"report: {out}")
+        say(f"report: {out}")
         return
     write_page(out, measure(model, dataset, chosen))
 
@@ -137,6 +142,7 @@ def measure(
             fitted,
             dataset,
             pictures=pictures,
+            force=chosen["force"],
             read=read,
             progress=functools.partial(progress, "test images"),
         )
@@ -144,7 +150,7 @@ def measure(
         read.tell(item.image)
     read.end()
     for note in result.notes:
-        click.echo(note, err=True)
+        say(note, err=True)
     rate = chosen["rate"] or description.false_positive_rate or 0.05
     scores = np.zeros(0) if fitted.calibration is None else fitted.calibration
     limit = calibrate.threshold(np.asarray(scores), rate)
@@ -214,9 +220,9 @@ def _checked(
         told=lambda record, one: facts.update({record.image: one}),
     )
     for error in dataset.errors:
-        click.echo(f"left out: {error}", err=True)
+        say(f"left out: {error}", err=True)
     for note in dataset.notes:
-        click.echo(note, err=True)
+        say(note, err=True)
     if not dataset.test:
         raise ValueError(f"{dataset.name}: there are no test images")
     if chosen["require_masks"]:
@@ -259,7 +265,7 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
             label=item.label,
             score=float(score),
             heat_map=np.asarray(heat),
-            read=functools.partial(found.get("read", images.read), item.image),
+            read=functools.partial(found.get("read", images.photograph), item.image),
         )
         for item, score, heat in zip(
             found["dataset"].test, result.scores, result.heat_maps, strict=True
@@ -275,4 +281,4 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
         seconds=result.seconds,
     )
     reports.write(path, text)
-    click.echo(f"report: {path}")
+    say(f"report: {path}")

@@ -12,11 +12,11 @@ import click
 import jax
 import numpy as np
 
-from gladjax import align, calibrate, detector, images, io, report
+from gladjax import align, calibrate, detector, images, io, outputs, report
 from gladjax import backbone as backbones
 from gladjax.backbone import Backbone
 from gladjax.cli import inputs, options, reading
-from gladjax.cli.options import Progress
+from gladjax.cli.options import Progress, say
 from gladjax.detector import Detector, FitInfo, Settings
 
 MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")
@@ -105,6 +105,8 @@ needs 99 images; with fewer the model gives scores, but no decisions."""
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--strict", is_flag=True, help="Stop at the first bad image.")
 @click.option("--report", "page", type=options.OUTPUT, help="Write an HTML page too.")
+@options.max_pixels
+@options.force
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
     """Learn from IMAGES of good products, and write a model.
@@ -113,6 +115,8 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
     a data set with train and test, only train/good is learnt from.
     """
     begun = time.perf_counter()
+    wanted = [(chosen["out"], outputs.MODEL), (chosen["page"], outputs.PAGE)]
+    outputs.check_all(wanted, force=chosen["force"])
     found = inputs.unique(inputs.expand(images_, learn=True))
     network = backbones.load(chosen["backbone_name"], checkpoint=chosen["checkpoint"])
     key_align, key_split, key_fit = jax.random.split(jax.random.key(chosen["seed"]), 3)
@@ -120,19 +124,13 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         new = reading.readable(found, strict=chosen["strict"], progress=progress)
         paths, num_bad = new.paths, new.num_bad
         known = reading.learnt(new, bits=chosen["bit_depth"])
-        read = functools.partial(images.read, depth=known.depth)
+        read = functools.partial(images.photograph, depth=known.depth)
         pictures = images.Lazy(paths, read=read)
         motion, first = _motion(key_align, network, pictures, chosen)
         if first:
             paths = [paths[first], *paths[:first], *paths[first + 1 :]]
-        settings = Settings(
-            num_components=chosen["num_components"],
-            max_samples=chosen["max_samples"],
-            prior=chosen["prior"],
-            motion=motion,
-            coarse=chosen["coarse"],
-            keep_statistics=chosen["keep_statistics"],
-        )
+        names = ("num_components", "max_samples", "prior", "coarse", "keep_statistics")
+        settings = Settings(motion=motion, **{name: chosen[name] for name in names})
         mask = reading.mask(chosen["mask"], network, new.facts)
         work = _Work(
             key_fit, network, settings, mask, read, read(paths[0]) if motion else None
@@ -153,7 +151,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
     tell(chosen["out"], fitted, notes, chosen["rate"])
     if chosen["page"] is not None:
         report.write(chosen["page"], report.fitted(chosen["out"], fitted))
-        click.echo(f"report: {chosen['page']}")
+        say(f"report: {chosen['page']}")
     if num_bad:
         raise click.exceptions.Exit(3)
 
@@ -205,7 +203,7 @@ def _motion(
     if motion == "auto":
         decision = align.decide(stack[first], np.delete(stack, first, axis=0), **rules)
         for reason in decision.reasons:
-            click.echo(f"alignment: {reason}", err=True)
+            say(f"alignment: {reason}", err=True)
         if not decision.align:
             return "", 0
     return kind, first
@@ -288,11 +286,11 @@ def tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> Non
       rate: The false-positive rate.
     """
     limit = io.describe(out).threshold
-    click.echo(f"learnt from {notes['num_images']} images: {out}")
+    say(f"learnt from {notes['num_images']} images: {out}")
     for name, layer in fitted.layers.items():
         kept = len(layer.mixture.means)
         active = np.diff(layer.local_weights.starts).mean()
-        click.echo(f"  {name}: {kept} components, {active:.1f} active per position")
+        say(f"  {name}: {kept} components, {active:.1f} active per position")
     shown = "none (too few images)" if limit is None else f"{limit:.4f}"
-    click.echo(f"  threshold at a false-positive rate of {rate:g}: {shown}")
-    click.echo(f"  {notes['seconds']['all']:.1f} s")
+    say(f"  threshold at a false-positive rate of {rate:g}: {shown}")
+    say(f"  {notes['seconds']['all']:.1f} s")

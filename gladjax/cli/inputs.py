@@ -1,18 +1,22 @@
 """Which image files are meant: files, folders, patterns, lists on standard input."""
 
+import codecs
 import glob
 import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
-from gladjax import files, images
+from gladjax import images
+from gladjax.cli.options import say
 
 MAX_LIST = 2**28
 """The longest list of files, in characters, that is read from standard input."""
+
+_MAX_NAME = 2**16  # Bytes of one of them.
 
 
 def expand(arguments: Sequence[str], *, learn: bool = False) -> list[pathlib.Path]:
@@ -29,23 +33,72 @@ def expand(arguments: Sequence[str], *, learn: bool = False) -> list[pathlib.Pat
     Raises:
       click.UsageError: If a folder or pattern has no image, or nothing is left.
     """
-    found: list[pathlib.Path] = []
-    for argument in arguments:
-        found.extend(_listed() if argument == "-" else _expand(argument, learn))
-    if not found:
-        raise click.UsageError("there are no images: give files, folders or patterns")
+    found, size = [], 0
+    for path in stream(arguments, learn=learn):
+        found.append(path)
+        size += len(str(path))
+        if size > MAX_LIST:
+            raise click.UsageError(f"the list is longer than {MAX_LIST} characters")
     return found
 
 
-def _listed() -> list[pathlib.Path]:
-    text = sys.stdin.read(MAX_LIST + 1)
-    if len(text) > MAX_LIST:
-        raise click.UsageError(f"the list is longer than {MAX_LIST} characters")
-    parts = text.split("\0") if "\0" in text else text.splitlines()
-    return [pathlib.Path(part) for part in parts if part.strip()]
+def known(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments without the list on standard input, which comes later."""
+    return [argument for argument in arguments if argument != "-"]
 
 
-def _expand(argument: str, learn: bool) -> list[pathlib.Path]:
+def stream(
+    arguments: Sequence[str], *, learn: bool = False, quiet: bool = False
+) -> Iterator[pathlib.Path]:
+    """Yields what `expand` returns; those of standard input as soon as they come.
+
+    Args:
+      arguments: As in `expand`.
+      learn: As in `expand`.
+      quiet: Whether to say nothing of what is left out.
+
+    Raises:
+      click.UsageError: As in `expand`.
+    """
+    some = False
+    for argument in arguments:
+        for path in _listed() if argument == "-" else _expand(argument, learn, quiet):
+            some = True
+            yield path
+    if not some:
+        raise click.UsageError("there are no images: give files, folders or patterns")
+
+
+def _listed() -> Iterator[pathlib.Path]:
+    """Yields the names on standard input, each as soon as its end has come."""
+    if sys.stdin is None:
+        raise click.UsageError("standard input is closed")
+    # Not through Python's buffer: its lock, held in a thread, would abort the exit.
+    source = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+    rest, separator, begun = b"", b"", False
+    while piece := source.read(_MAX_NAME):
+        rest += piece
+        if not begun and len(rest) >= len(codecs.BOM_UTF8):
+            rest, begun = rest.removeprefix(codecs.BOM_UTF8), True
+        separator = separator or next((s for s in (b"\0", b"\n") if s in rest), b"")
+        if separator:
+            *whole, rest = rest.split(separator)
+            yield from _paths(whole, separator)
+        if len(rest) > _MAX_NAME:
+            raise click.UsageError("standard input is no list of files: it has no ends")
+    yield from _paths([rest], separator)
+
+
+def _paths(names: Iterable[bytes], separator: bytes) -> Iterator[pathlib.Path]:
+    for name in names:
+        text = os.fsdecode(name)
+        if separator != b"\0":
+            text = text.removesuffix("\r")
+        if text.strip():
+            yield pathlib.Path(text)
+
+
+def _expand(argument: str, learn: bool, quiet: bool) -> list[pathlib.Path]:
     path = pathlib.Path(argument)
     if path.is_dir():
         many = [p.name for p in sorted(path.iterdir()) if (p / "train").is_dir()]
@@ -59,14 +112,14 @@ def _expand(argument: str, learn: bool) -> list[pathlib.Path]:
         found = images.chosen(paths, _fixed(path), learn=learn)
     else:
         return [path]
-    for note in found.notes:
-        click.echo(f"left out: {note}", err=True)
+    for note in () if quiet else found.notes:
+        say(f"left out: {note}", err=True)
     if not found.paths:
         raise click.UsageError(f"{argument}: no images here")
     if learn and found.notes:
         places = dict.fromkeys(str(one.parent) for one in found.paths)
         more = f" and {len(places) - 3} more folders" if len(places) > 3 else ""
-        click.echo(f"learning from {', '.join([*places][:3])}{more}", err=True)
+        say(f"learning from {', '.join([*places][:3])}{more}", err=True)
     return found.paths
 
 
@@ -95,37 +148,3 @@ def unique(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     for path in paths:
         seen.setdefault(path.resolve(), path)
     return list(seen.values())
-
-
-class Names:
-    """Names for an output file per image, all different, all inside of one folder."""
-
-    def __init__(self, folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
-        """Finds the folder that all images share; their places below it are kept."""
-        self._folder = folder
-        self._base = os.path.commonpath([path.absolute().parent for path in paths])
-        self._used: set[pathlib.Path] = set()
-
-    def next(self, path: pathlib.Path) -> pathlib.Path:
-        """Returns the output file of the next image.
-
-        Args:
-          path: The image.
-
-        Raises:
-          ValueError: If the path has a way out of the folder in it.
-        """
-        place = pathlib.Path(os.path.relpath(os.path.abspath(path), self._base))
-        stem = (
-            place
-            if place.suffix.lower() == ".png"
-            else place.with_name(place.name + ".png")
-        )
-        target, number = files.inside(self._folder, stem), 2
-        while target in self._used:
-            target = files.inside(
-                self._folder, stem.with_name(f"{stem.stem}-{number}.png")
-            )
-            number += 1
-        self._used.add(target)
-        return target

@@ -1,5 +1,6 @@
 """Options and progress that several commands share."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -8,8 +9,9 @@ from typing import Any, TypeVar
 import click
 import tqdm
 
-from gladjax import backbone
+from gladjax import backbone, images, io, outputs
 from gladjax.backbone import Backbone
+from gladjax.cli import interruption
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -17,7 +19,51 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PLACE = click.Path(path_type=Path)
-RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
+RATE = click.FloatRange(*io.RATE)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Prints one line, whatever the names in it are made of.
+
+    Args:
+      text: The line.
+      err: Whether it goes to standard error.
+    """
+    click.echo(outputs.printable(text), err=err)
+
+
+def standard_output() -> None:
+    """Refuses to begin work whose answers nobody could get.
+
+    Raises:
+      OSError: If standard output is closed.
+    """
+    if sys.stdout is None:
+        raise OSError("standard output is closed")
+
+
+def force(function: F) -> F:
+    """Adds the option that lets a command replace any file, see `gladjax.outputs`."""
+    return click.option(
+        "--force",
+        is_flag=True,
+        help="Replace files that gladjax did not write, or that are of another kind.",
+    )(function)
+
+
+def max_pixels(function: F) -> F:
+    """Adds the option that changes the largest image that is decoded."""
+
+    def limit(context: click.Context, _: click.Parameter, value: int | None) -> None:
+        context.with_resource(images.pixel_limit(value))
+
+    return click.option(
+        "--max-pixels",
+        type=click.IntRange(1),
+        expose_value=False,
+        callback=limit,
+        help=f"Largest width times height of an image; {images.MAX_PIXELS} by default.",
+    )(function)
 
 
 def network(function: F) -> F:
@@ -106,7 +152,12 @@ class Progress:
           stage: Its name; another name begins another bar.
           done: What is done.
           total: Of how much.
+
+        Raises:
+          KeyboardInterrupt: If an interrupt has come and was lost.
+          SystemExit: If a termination has come and was lost.
         """
+        interruption.check()
         name = f"{self.note}{stage}"
         if self._bar is None or name != self._stage:
             self._close()

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import click
 import numpy as np
 
 from gladjax import images, masks
 from gladjax.backbone import Backbone
-from gladjax.cli.options import Progress
+from gladjax.cli.options import Progress, say
 from gladjax.images import Depth, Facts, Learnt
 
 
@@ -59,7 +58,7 @@ def readable(
         if isinstance(outcome, images.ImageError):
             if strict:
                 raise outcome
-            click.echo(f"left out: {outcome}", err=True)
+            say(f"left out: {outcome}", err=True)
             bad.append(outcome)
         else:
             good.append((path, outcome))
@@ -76,7 +75,7 @@ def _once(
     copies = images.copies(facts.content for _, facts in good)
     pairs = [f"{good[i][0]} is {good[first][0]}" for i, first in copies.items()]
     if pairs:
-        click.echo(
+        say(
             f"left out: {counted(pairs, 'copy', 'copies')} of other images, since "
             f"equal content counts once: {images.named(pairs)}",
             err=True,
@@ -85,9 +84,7 @@ def _once(
     before = [str(path) for path, facts in good if facts.content in old]
     if before:
         several = counted(before, "image", "images")
-        click.echo(
-            f"left out: {several} learnt before: {images.named(before)}", err=True
-        )
+        say(f"left out: {several} learnt before: {images.named(before)}", err=True)
     kept = [
         item
         for i, item in enumerate(good)
@@ -116,14 +113,14 @@ def learnt(found: Found, *, bits: int | None) -> Learnt:
     known = images.learnt(found.facts, bits=bits)
     if known.depth.bits not in (None, 16):
         how = "by their largest value (else --bit-depth)" if bits is None else "as said"
-        click.echo(f"16-bit files: {known.depth.bits} bits are used, {how}", err=True)
+        say(f"16-bit files: {known.depth.bits} bits are used, {how}", err=True)
     if known.depth.white == 1:
-        click.echo("float files: read as 0 to 1, by their largest value", err=True)
+        say("float files: read as 0 to 1, by their largest value", err=True)
     peaks = np.array([images.peak(one, known.depth) for one in found.facts])
     dark = peaks < images.DARKER * np.median(peaks)
     if dark.any():
         which = images.named([p for p, d in zip(found.paths, dark, strict=True) if d])
-        click.echo(
+        say(
             f"warning: much darker than the others, is the bit depth or the exposure "
             f"another one? {which}",
             err=True,
@@ -166,7 +163,7 @@ def later(known: Learnt | None, found: Found) -> Learnt:
     for path, facts in zip(found.paths, found.facts, strict=True):
         reason = images.unlike(known, images.peak(facts, depth))
         if reason:
-            click.echo(f"warning: {path}: {reason}", err=True)
+            say(f"warning: {path}: {reason}", err=True)
     further = images.learnt(found.facts, depth=depth)
     return images.joined(known._replace(depth=depth), further)
 
@@ -199,7 +196,7 @@ class Reader:
         reason = "" if self.known is None else images.unlike(self.known, brightest)
         if reason:
             self._unlike[path] = reason
-        return image
+        return images.saturated(image)
 
     def tell(self, path: Path) -> None:
         """Warns of an image that was read, if it is the first of an unlike range.
@@ -210,7 +207,7 @@ class Reader:
         if path in self._unlike:
             self._told += 1
             if self._told == 1:
-                click.echo(
+                say(
                     f"warning: {path}: {self._unlike[path]}; is the bit depth or the "
                     "exposure another one?",
                     err=True,
@@ -219,7 +216,7 @@ class Reader:
     def end(self) -> None:
         """Says how many there were, if more than one."""
         if self._told > 1:
-            click.echo(
+            say(
                 f"warning: {self._told} images have a range unlike those learnt from",
                 err=True,
             )
@@ -235,7 +232,7 @@ def tell_copies(test: Sequence[tuple[Path, Facts]], known: frozenset[str]) -> No
     seen = [str(path) for path, facts in test if facts.content in known]
     if seen:
         several = counted(seen, "test image is", "test images are")
-        click.echo(
+        say(
             f"warning: {several} among those for training: {images.named(seen)}",
             err=True,
         )
@@ -243,4 +240,4 @@ def tell_copies(test: Sequence[tuple[Path, Facts]], known: frozenset[str]) -> No
     pairs = [f"{test[i][0]} is {test[first][0]}" for i, first in copies.items()]
     if pairs:
         several = counted(pairs, "test image is a copy", "test images are copies")
-        click.echo(f"warning: {several} of others: {images.named(pairs)}", err=True)
+        say(f"warning: {several} of others: {images.named(pairs)}", err=True)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from gladjax import calibrate, detector, images, io
+from gladjax import calibrate, detector, images, io, outputs
 from gladjax.cli import inputs, options, reading
 from gladjax.cli.fitting import tell, usable
 from gladjax.cli.options import Progress
@@ -42,6 +42,8 @@ the threshold comes from: each is scored by a model that has learnt from the oth
     "is forgotten and every image weighs the same.",
 )
 @options.weights_file
+@options.max_pixels
+@options.force
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--strict", is_flag=True, help="Stop at the first bad image.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -51,6 +53,7 @@ def update(model: Path, images_: tuple[str, ...], **chosen: Any) -> None:  # noq
     IMAGES are files, folders, patterns, or - for a list of files on standard input.
     """
     begun = time.perf_counter()
+    outputs.check(chosen["output"], outputs.MODEL, force=chosen["force"])
     found = inputs.unique(inputs.expand(images_, learn=True))
     description = io.describe(model)
     network = options.saved_network(description.backbone, chosen["checkpoint"])
@@ -64,7 +67,7 @@ def update(model: Path, images_: tuple[str, ...], **chosen: Any) -> None:  # noq
         )
         paths, num_bad = new.paths, new.num_bad
         known = reading.later(known, new)
-        read = functools.partial(images.read, depth=known.depth)
+        read = functools.partial(images.photograph, depth=known.depth)
         key = jax.random.key(chosen["seed"])
         fitted = _calibrated(key, old, paths, read, schedule, progress)
     notes = {

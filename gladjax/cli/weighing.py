@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from gladjax import backbone
+from gladjax import backbone, outputs
 from gladjax.cli import options
-from gladjax.cli.options import Progress
+from gladjax.cli.options import Progress, say
 
 
 @click.group()
@@ -28,7 +28,7 @@ def list_() -> None:
         rows.append((entry.name, entry.licence, place))
     widths = [max(len(row[i]) for row in rows) for i in range(2)]
     for name, licence, place in rows:
-        click.echo(f"{name:<{widths[0]}}  {licence:<{widths[1]}}  {place}")
+        say(f"{name:<{widths[0]}}  {licence:<{widths[1]}}  {place}")
 
 
 @weights.command()
@@ -38,7 +38,7 @@ def list_() -> None:
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def fetch(name: str, directory: Path | None, url: str | None, quiet: bool) -> None:
     """Download the published weights of the network NAME; the hash is checked."""
-    click.echo(f"licence of the weights: {backbone.entry(name).licence}", err=True)
+    say(f"licence of the weights: {backbone.entry(name).licence}", err=True)
     with Progress(quiet=quiet) as progress:
         path = backbone.fetch(
             name,
@@ -46,7 +46,7 @@ def fetch(name: str, directory: Path | None, url: str | None, quiet: bool) -> No
             url=url,
             progress=lambda done, total: progress("bytes", done, total or done),
         )
-    click.echo(str(path))
+    say(str(path))
 
 
 @weights.command()
@@ -61,8 +61,9 @@ def fetch(name: str, directory: Path | None, url: str | None, quiet: bool) -> No
     help="Side of a residual network's blur filters; 0 for torchvision's networks.",
 )
 @click.option("--head", is_flag=True, help="Keep the classifier too.")
+@options.force
 def convert(
-    file: Path, name: str, out: Path | None, filter_size: int, head: bool
+    file: Path, name: str, out: Path | None, filter_size: int, head: bool, force: bool
 ) -> None:
     """Convert a checkpoint FILE (.pth or .safetensors) to safetensors.
 
@@ -71,7 +72,8 @@ def convert(
     target = out or file.with_suffix(".safetensors")
     if target.exists() and target.samefile(file):
         raise click.UsageError(f"{file}: give another file with --out")
+    outputs.check(target, outputs.WEIGHTS, force=force)
     path = backbone.convert(
         file, target, name=name, filter_size=filter_size or None, head=head
     )
-    click.echo(str(path))
+    say(str(path))

@@ -37,6 +37,7 @@ from gladjax.detector.model import (
     Progress,
     Settings,
 )
+from gladjax.images import place
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.staged import Choice
@@ -71,7 +72,8 @@ def fit(
       The detector, without calibration.
 
     Raises:
-      ValueError: If there is no image or an option does not fit.
+      ValueError: If there is no image or an option does not fit, or (an `ImageError`)
+        an image has values that are not finite or of another range.
     """
     return fit_info(
         key,
@@ -127,7 +129,7 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     frame = None
     if settings.motion:
         first = images[0] if reference is None else reference
-        frame = resized(backbone, first)
+        frame = resized(backbone, first, "reference")
     blank = Detector(backbone, {}, np.asarray(mask), frame, None, settings)
     clock = _Clock()
     maps, valid, aligned = collect(blank, images, progress)
@@ -227,7 +229,7 @@ def collect(
 
     def prepared() -> Iterator[np.ndarray]:
         for i in range(len(images)):
-            item = align_image(detector, images[i])
+            item = align_image(detector, images[i], name=place(images, i))
             valid.append(item.valid)
             aligned.append(item._replace(image=np.zeros((0, 0, 3), np.float32)))
             if progress is not None:

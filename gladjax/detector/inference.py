@@ -13,20 +13,25 @@ from gladjax import backbone as backbones
 from gladjax import features as extraction
 from gladjax.backbone import Backbone
 from gladjax.detector.model import Aligned, Detector, Image, Images, Layer, Scored
+from gladjax.images import standard
 from gladjax.mixture import AnyArray
 
 
-def align_image(detector: Detector, image: Image) -> Aligned:
+def align_image(detector: Detector, image: Image, *, name: str = "image") -> Aligned:
     """Brings an image into the frame of the detector.
 
     Args:
       detector: The detector; its layers are not used.
-      image: RGB image, 0 to 255, of any size.
+      image: RGB image, 0 to 255, of any size and type, see `gladjax.images.standard`.
+      name: What errors call it.
 
     Returns:
       The image at the backbone's size, aligned if the detector has a reference.
+
+    Raises:
+      ImageError: If a value is not finite, or the range is another one.
     """
-    pixels = resized(detector.backbone, image)
+    pixels = resized(detector.backbone, image, name)
     size = pixels.shape[:2]
     if detector.reference is None:
         return Aligned(pixels, np.ones(size, bool), np.eye(3, dtype=np.float32), None)
@@ -48,11 +53,14 @@ def score(
 
     Args:
       detector: The detector.
-      image: RGB image, 0 to 255, of any size.
+      image: RGB image, 0 to 255, of any size and type, see `gladjax.images.standard`.
       shape: Height and width of the heat map; the image's by default.
 
     Returns:
       Score, maps and alignment.
+
+    Raises:
+      ImageError: If a value is not finite, or the range is another one.
     """
     return score_batch(detector, [image], shape=shape)[0]
 
@@ -70,10 +78,17 @@ def score_batch(
 
     Returns:
       Scores, maps and alignments, in order.
+
+    Raises:
+      ImageError: If a value of an image is not finite, or its range is another one.
     """
     if not len(images):
         return []
-    aligned = [align_image(detector, image) for image in images]
+    many = len(images) > 1
+    aligned = [
+        align_image(detector, image, name=f"image {i}" if many else "image")
+        for i, image in enumerate(images)
+    ]
     batch = backbones.preprocess(detector.backbone, [one.image for one in aligned])
     maps = run(detector.backbone, detector.layers, batch)
     shapes = [tuple(image.shape[:2]) if shape is None else shape for image in images]
@@ -218,11 +233,19 @@ def _placed(
         calm = jnp.min(heat)
         heat, known = align.warp(heat, back, tuple(detector.backbone.image_size))
         heat = jnp.where(known, heat, calm)
-    return np.asarray(scoring.upsample(heat, shape))
+    return scoring.enlarge(np.asarray(heat), shape)
 
 
-def resized(backbone: Backbone, image: Image) -> np.ndarray:
-    """Returns an image at the backbone's size, float32, 0 to 255."""
-    return np.asarray(
-        backbones.resize(np.asarray(image), size=backbone.image_size), np.float32
-    )
+def resized(backbone: Backbone, image: Image, name: str) -> np.ndarray:
+    """Returns an image at the backbone's size, float32, 0 to 255.
+
+    Args:
+      backbone: The network.
+      image: RGB image, 0 to 255.
+      name: What errors call it.
+
+    Raises:
+      ImageError: If a value is not finite, or the range is another one.
+    """
+    pixels = standard(np.asarray(image), name=name)
+    return np.asarray(backbones.resize(pixels, size=backbone.image_size), np.float32)

@@ -35,13 +35,15 @@ def update(
       The detector, without calibration: scores of the old one are not its own.
 
     Raises:
-      ValueError: If there is no image, or the detector did not keep its statistics.
+      ValueError: If there is no image, or the detector did not keep its statistics,
+        or (an `ImageError`) an image has values not finite or of another range.
     """
     if len(images) == 0:
         raise ValueError("there is no image to learn from")
     if any(layer.kept is None for layer in detector.layers.values()):
         raise ValueError(
-            "the detector kept no statistics: fit it with keep_statistics=True"
+            "the detector kept no statistics: fit it with keep_statistics=True, on the "
+            "command line with --keep-statistics"
         )
     maps, valid, _ = collect(detector, images, progress)
     layers = {}

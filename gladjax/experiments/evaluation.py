@@ -19,7 +19,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from gladjax import datasets, detector, files, images, metrics, plots
+from gladjax import datasets, detector, files, images, metrics, outputs, plots
 from gladjax.datasets import Dataset
 from gladjax.detector import Detector
 
@@ -52,7 +52,8 @@ def evaluate(
     dataset: Dataset,
     *,
     pictures: Path | None = None,
-    read: Callable[[Path], np.ndarray] = images.read,
+    force: bool = False,
+    read: Callable[[Path], np.ndarray] = images.photograph,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Scores the test images of a data set.
@@ -62,6 +63,7 @@ def evaluate(
       dataset: Its ``test`` records are scored.
       pictures: Folder for a picture per image (input, heat map, score); none by
         default.
+      force: Whether the pictures may replace any file.
       read: Reads an image, 0 to 255.
       progress: Called with the number of images done, and of all.
 
@@ -69,6 +71,9 @@ def evaluate(
       Scores, maps and times.
     """
     records = dataset.test
+    targets = None
+    if pictures is not None:
+        targets = picture_files(dataset, pictures, force=force)
     times: dict[str, list[float]] = {"read": [], "align": [], "features": []}
     times["score"] = []
     scores, heats, shown = [], [], []
@@ -88,7 +93,7 @@ def evaluate(
         scores.append(scored.score)
         heats.append(scored.heat_map)
         if pictures is not None:
-            shown.append(image)
+            shown.append(plots.reduced(image, plots.MAX_SIDE))
         if progress is not None:
             progress(i + 1, len(records))
     labels = np.array([record.label for record in records])
@@ -101,8 +106,8 @@ def evaluate(
         seconds={name: statistics.median(passed) for name, passed in times.items()},
         notes=(*truth.notes, *_absent(labels)),
     )
-    if pictures is not None:
-        draw(dataset, result, shown, pictures)
+    if targets is not None:
+        draw(result, shown, targets)
     return result
 
 
@@ -131,27 +136,47 @@ def read_masks(dataset: Dataset) -> Sequence[np.ndarray | None] | None:
 
 
 def draw(
-    dataset: Dataset, result: Evaluation, shown: Sequence[np.ndarray], folder: Path
+    result: Evaluation, shown: Sequence[np.ndarray], targets: Sequence[Path]
 ) -> None:
     """Writes a picture per test image: input, heat map over it, score.
 
     Args:
-      dataset: The data set.
-      result: Its evaluation.
+      result: The evaluation.
       shown: The images.
-      folder: Where to write.
+      targets: The file of each, see `picture_files`.
     """
     low, high = np.quantile(result.heat_maps, [0.5, 0.999])
-    for record, image, heat, score in zip(
-        dataset.test, shown, result.heat_maps, result.scores, strict=True
+    for target, image, heat, score in zip(
+        targets, shown, result.heat_maps, result.scores, strict=True
     ):
         picture = plots.scored_picture(
             image, heat, float(score), limits=(float(low), float(high))
         )
-        name = f"{record.kind}/{record.image.stem}.png"
-        path = files.inside(folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        images.write_png(path, picture)
+        images.write_png(target, picture, software=outputs.SOFTWARE)
+
+
+def picture_files(dataset: Dataset, folder: Path, *, force: bool = False) -> list[Path]:
+    """Returns a file for the picture of every test image, by kind, all different.
+
+    Args:
+      dataset: The data set.
+      folder: Where they go.
+      force: Whether any file may be replaced, see `outputs.check`.
+
+    Raises:
+      ValueError: If a file is there that must not be replaced.
+    """
+    kinds: dict[str, list[Path]] = {}
+    for record in dataset.test:
+        kinds.setdefault(record.kind, []).append(record.image)
+    names = {
+        kind: outputs.Names(files.inside(folder, kind), paths)
+        for kind, paths in kinds.items()
+    }
+    targets = [names[record.kind].next(record.image) for record in dataset.test]
+    for target in targets:
+        outputs.check(target, outputs.PICTURE, force=force)
+    return targets
 
 
 def measures(result: Evaluation) -> dict[str, float | None]:

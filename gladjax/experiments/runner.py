@@ -57,7 +57,7 @@ def glad(
     name = f"{dataset.category} seed {seed}"
     paths = [record.image for record in dataset.train]
     depth = images.observe(paths)
-    train = images.Lazy(paths, read=functools.partial(images.read, depth=depth))
+    train = images.Lazy(paths, read=functools.partial(images.photograph, depth=depth))
     begun = time.perf_counter()
     with Bar(name) as bar:
         fitted, info = detector.fit_info(
@@ -68,7 +68,7 @@ def glad(
             fitted,
             dataset,
             pictures=pictures,
-            read=functools.partial(images.read, depth=depth),
+            read=functools.partial(images.photograph, depth=depth),
             progress=lambda done, total: bar("test images", done, total),
         )
     for note in (*dataset.notes, *result.notes):

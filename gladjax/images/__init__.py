@@ -1,13 +1,18 @@
 """Images from files as RGB arrays, and back.
 
-`pixels` reads, resizes and writes one image; `streams` makes many files a sequence;
+`pixels` reads, resizes and writes one image; `arrays` is for images that are arrays
+already; `streams` makes many files a sequence, `pipes` takes their names as they come;
 `listing` finds them below a folder; `depths` says what values of more than 8 bits mean;
-`survey` gets to know a set of images.
+`survey` gets to know a set.
 """
 
+from gladjax.images.arrays import photograph as photograph
+from gladjax.images.arrays import saturated as saturated
+from gladjax.images.arrays import standard as standard
 from gladjax.images.depths import UNKNOWN as UNKNOWN
 from gladjax.images.depths import Depth as Depth
 from gladjax.images.headers import ImageError as ImageError
+from gladjax.images.headers import StrPath as StrPath
 from gladjax.images.headers import lossy as lossy
 from gladjax.images.headers import shape as shape
 from gladjax.images.listing import ANOMALOUS as ANOMALOUS
@@ -19,9 +24,11 @@ from gladjax.images.listing import chosen as chosen
 from gladjax.images.listing import is_image as is_image
 from gladjax.images.listing import is_kind as is_kind
 from gladjax.images.listing import named as named
+from gladjax.images.pipes import arriving as arriving
 from gladjax.images.pixels import MAX_PIXELS as MAX_PIXELS
 from gladjax.images.pixels import SUFFIXES as SUFFIXES
 from gladjax.images.pixels import decode as decode
+from gladjax.images.pixels import pixel_limit as pixel_limit
 from gladjax.images.pixels import read as read
 from gladjax.images.pixels import resize as resize
 from gladjax.images.pixels import write_png as write_png
@@ -29,6 +36,7 @@ from gladjax.images.streams import Checked as Checked
 from gladjax.images.streams import Lazy as Lazy
 from gladjax.images.streams import check as check
 from gladjax.images.streams import outcomes as outcomes
+from gladjax.images.streams import place as place
 from gladjax.images.streams import prefetch as prefetch
 from gladjax.images.survey import DARKER as DARKER
 from gladjax.images.survey import Facts as Facts
@@ -58,6 +66,8 @@ __all__ = [
     "ImageError",
     "Lazy",
     "Learnt",
+    "StrPath",
+    "arriving",
     "below",
     "check",
     "chosen",
@@ -74,10 +84,15 @@ __all__ = [
     "observe",
     "outcomes",
     "peak",
+    "photograph",
+    "pixel_limit",
+    "place",
     "prefetch",
     "read",
     "resize",
+    "saturated",
     "shape",
+    "standard",
     "to_notes",
     "unlike",
     "write_png",

@@ -77,6 +77,8 @@ def _opened(path: StrPath) -> Iterator[PIL.Image.Image]:
     try:
         with PIL.Image.open(file, formats=formats()) as image:
             yield image
+    except PermissionError as e:
+        raise ImageError(f"{file}: no permission to read it") from e
     except Exception as e:
         remedy = "copy it again or leave it out"
         raise ImageError(f"{file}: not a readable image ({e}); {remedy}") from e

@@ -17,6 +17,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from gladjax import outputs
 from gladjax.images.headers import StrPath
 from gladjax.images.pixels import SUFFIXES
 
@@ -40,6 +41,7 @@ MASK_ENDINGS = ("_mask", "_gt", "_label")
 
 _STORAGE = ("__macosx", "lost+found", "system volume information")
 _NUM_NAMED = 3
+_OWN = "pictures that gladjax wrote"
 
 
 class Listing(NamedTuple):
@@ -64,7 +66,8 @@ def below(
     """Returns all images below a folder.
 
     Hidden ones are left out in silence; folders that storage devices keep (``@eaDir``,
-    ``#recycle``), links to folders and unreadable folders are noted.
+    ``#recycle``), links to folders, unreadable folders and pictures that this program
+    wrote, such as heat maps, are noted.
 
     Args:
       folder: The folder.
@@ -94,7 +97,10 @@ def below(
             elif not hidden:
                 kept.append(name)
         folders[:] = kept
-        pictures = [name for name in sorted(names) if is_image(name)]
+        every = [name for name in sorted(names) if is_image(name)]
+        pictures = [name for name in every if not _own(place / name)]
+        if len(pictures) < len(every):
+            notes.append(f"{_images(len(every) - len(pictures))} in {place} ({_OWN})")
         if part and pictures:
             notes.append(f"{_images(len(pictures))} directly in {place} ({part})")
             continue
@@ -103,6 +109,11 @@ def below(
             notes.append(f"{_images(len(masks))} in {place} (masks of others)")
         found.extend(place / name for name in pictures if name not in masks)
     return Listing(sorted(found), notes)
+
+
+def _own(path: pathlib.Path) -> bool:
+    """Whether a picture is one that this program wrote, such as a heat map."""
+    return path.suffix.lower() == ".png" and outputs.written(path, outputs.PICTURE)
 
 
 def _images(count: int) -> str:
@@ -200,6 +211,10 @@ def chosen(paths: list[pathlib.Path], start: StrPath, *, learn: bool) -> Listing
             kept.append(path)
         elif note not in notes:
             notes.append(note)
+    pictures = [path for path in kept if not _own(path)]
+    if len(pictures) < len(kept):
+        notes.append(f"{_images(len(kept) - len(pictures))} below {first} ({_OWN})")
+        kept = pictures
     if learn:
         by_folder: dict[pathlib.Path, list[str]] = {}
         for path in kept:

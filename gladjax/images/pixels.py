@@ -18,12 +18,14 @@ Differs from the reference in:
 Reference: Pillow, https://pillow.readthedocs.io.
 """
 
+import contextlib
 import io
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import PIL.Image
+import PIL.PngImagePlugin
 from jaxtyping import Float32, Num, UInt8
 
 from gladjax import files
@@ -43,15 +45,40 @@ SUFFIXES = (
 """File name endings, in lower case, that count as images when a folder is listed."""
 
 
+_limit: list[int] = [MAX_PIXELS]
+
+
+@contextlib.contextmanager
+def pixel_limit(max_pixels: int | None) -> Iterator[None]:
+    """Changes, inside of the block and in all threads, the largest image to decode.
+
+    Args:
+      max_pixels: The largest width times height; None changes nothing. Pillow's own
+        limit is raised where it is lower.
+    """
+    if max_pixels is None:
+        yield
+        return
+    pillow = PIL.Image.MAX_IMAGE_PIXELS
+    _limit.append(max_pixels)
+    PIL.Image.MAX_IMAGE_PIXELS = pillow and max(pillow, max_pixels)
+    try:
+        yield
+    finally:
+        _limit.pop()
+        PIL.Image.MAX_IMAGE_PIXELS = pillow
+
+
 def read(
-    path: StrPath, *, max_pixels: int = MAX_PIXELS, depth: Depth = UNKNOWN
+    path: StrPath, *, max_pixels: int | None = None, depth: Depth = UNKNOWN
 ) -> Pixels:
     """Reads an image file as RGB.
 
     Args:
       path: A PNG, JPEG, BMP, TIFF, PPM, WebP, GIF (its first frame), JPEG 2000 or AVIF.
-      max_pixels: The largest width times height that is decoded. Above 89 million,
-        ``PIL.Image.MAX_IMAGE_PIXELS`` must be raised as well.
+      max_pixels: The largest width times height that is decoded; that of `pixel_limit`
+        by default. Above 89 million, ``PIL.Image.MAX_IMAGE_PIXELS`` must be raised as
+        well, which `pixel_limit` does.
       depth: What values of more than 8 bits mean.
 
     Returns:
@@ -66,12 +93,12 @@ def read(
     return load(path, max_pixels, depth)[0]
 
 
-def load(path: StrPath, max_pixels: int, depth: Depth) -> tuple[Pixels, Stored]:
+def load(path: StrPath, max_pixels: int | None, depth: Depth) -> tuple[Pixels, Stored]:
     """Reads an image file as `read` does, and says how its values are kept.
 
     Args:
       path: The file.
-      max_pixels: The largest width times height that is decoded.
+      max_pixels: The largest width times height that is decoded; None for the default.
       depth: What values of more than 8 bits mean.
 
     Raises:
@@ -90,7 +117,9 @@ def load(path: StrPath, max_pixels: int, depth: Depth) -> tuple[Pixels, Stored]:
     return _decode(file, str(file), max_pixels, depth)
 
 
-def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode(
+    data: bytes, *, name: str = "image", max_pixels: int | None = None
+) -> Pixels:
     """Decodes the bytes of an image file as RGB, as `read` does.
 
     Args:
@@ -105,15 +134,16 @@ def decode(data: bytes, *, name: str = "image", max_pixels: int = MAX_PIXELS) ->
 
 
 def _decode(
-    file: pathlib.Path | io.BytesIO, name: str, max_pixels: int, depth: Depth
+    file: pathlib.Path | io.BytesIO, name: str, max_pixels: int | None, depth: Depth
 ) -> tuple[np.ndarray, Stored]:
     """Decodes an image, and makes any failure an `ImageError`."""
+    limit = _limit[-1] if max_pixels is None else max_pixels
     try:
         with PIL.Image.open(file, formats=headers.formats()) as image:
-            _check_size(name, image.size, max_pixels)
+            _check_size(name, image.size, limit)
             stored = depths.stored(image)
             image.load()
-            _check_size(name, image.size, max_pixels)
+            _check_size(name, image.size, limit)
             if stored.kind == "colour" and (depth.bits or 16) < 16:
                 array = _deep_colour(file, image, depth)
             else:
@@ -122,7 +152,10 @@ def _decode(
     except ImageError:
         raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as e:
-        raise ImageError(f"{name}: {e}; reduce it or raise the limit") from e
+        remedy = "reduce it or raise the limit (max_pixels or --max-pixels)"
+        raise ImageError(f"{name}: {e}; {remedy}") from e
+    except PermissionError as e:
+        raise ImageError(f"{name}: no permission to read it") from e
     except PIL.UnidentifiedImageError as e:
         remedy = "copy it again or convert it to PNG"
         raise ImageError(f"{name}: no image of a known format; {remedy}") from e
@@ -140,7 +173,8 @@ def _check_size(file: str, size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{file}: {width} x {height} pixels are more than the limit of "
-            f"{max_pixels}; reduce the image or raise max_pixels"
+            f"{max_pixels}; reduce the image or raise the limit (max_pixels or "
+            "--max-pixels)"
         )
 
 
@@ -227,12 +261,15 @@ def resize(
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
-def write_png(path: StrPath, image: Num[np.ndarray, "h w *c"]) -> None:
+def write_png(
+    path: StrPath, image: Num[np.ndarray, "h w *c"], *, software: str = ""
+) -> None:
     """Writes an image as an 8-bit PNG, atomically.
 
     Args:
       path: The file to write.
       image: Grey (h, w) or colour (h, w, 3), rounded and clipped to 0 to 255.
+      software: What the file says that it was made by, if anything.
 
     Raises:
       ValueError: If the shape is another one, or a value is NaN.
@@ -242,5 +279,8 @@ def write_png(path: StrPath, image: Num[np.ndarray, "h w *c"]) -> None:
     if image.dtype.kind == "f" and np.isnan(image).any():
         raise ValueError("image has NaN in it")
     whole = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    text = PIL.PngImagePlugin.PngInfo()
+    if software:
+        text.add_text("Software", software)
     with files.atomic(path) as file:
-        PIL.Image.fromarray(whole).save(file, format="PNG")
+        PIL.Image.fromarray(whole).save(file, format="PNG", pnginfo=text)

@@ -65,6 +65,17 @@ class Lazy(Sequence[Any]):
         return self._read(self.paths[index])
 
 
+def place(sequence: Sequence[Any], index: int) -> str:
+    """Returns what to call an item of a sequence: its file, or its number.
+
+    Args:
+      sequence: A `Lazy`, or any other.
+      index: Which item.
+    """
+    known = isinstance(sequence, Lazy)
+    return str(sequence.paths[index]) if known else f"image {index}"
+
+
 def outcomes(sequence: Sequence[T], *, depth: int = 4) -> Iterator[T | ImageError]:
     """Yields the items of a sequence, read ahead; bad images come as errors, in place.
 

@@ -67,12 +67,12 @@ class Learnt(NamedTuple):
 _AS_STORED = Depth(16, 255.0)
 
 
-def facts(path: StrPath, *, max_pixels: int = pixels.MAX_PIXELS) -> Facts:
+def facts(path: StrPath, *, max_pixels: int | None = None) -> Facts:
     """Reads an image file and keeps what is known of it.
 
     Args:
       path: The file.
-      max_pixels: The largest width times height that is decoded.
+      max_pixels: The largest width times height that is decoded, as in `read`.
 
     Raises:
       ImageError: As in `read`.

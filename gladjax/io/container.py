@@ -177,6 +177,8 @@ def _opened(path: StrPath) -> Any:  # noqa: ANN401 - the library has no types
         raise ModelError(f"{name}: no such model file; check the path")
     try:
         return safetensors.safe_open(name, framework="np")
+    except PermissionError as error:
+        raise ModelError(f"{name}: no permission to read it") from error
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ModelError(
             f"{name}: not a whole safetensors file ({error}): it is cut short, damaged "

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
-from gladjax import images, io, metrics, plots, weights
+from gladjax import io, metrics, plots, weights
 from gladjax.detector import Detector
 from gladjax.report import charts, page
 
@@ -189,12 +189,7 @@ def _limits(
 
 
 def _case(case: Case, limits: plots.Limits) -> str:
-    image = np.asarray(case.read(), np.float32)
-    height, width = image.shape[:2]
-    side = max(height, width)
-    if side > SIDE:
-        shape = (max(1, height * SIDE // side), max(1, width * SIDE // side))
-        image = images.resize(image, shape)
+    image = plots.reduced(np.asarray(case.read()), SIDE)
     picture = plots.scored_picture(image, case.heat_map, case.score, limits=limits)
     kind = "anomalous" if case.label else "normal"
     return page.figure(picture, f"{case.name} ({kind})")

@@ -15,7 +15,7 @@ import html
 import os
 from collections.abc import Iterable, Sequence
 
-from gladjax import files, plots
+from gladjax import files, outputs, plots
 from gladjax.plots import Picture
 
 StrPath = str | os.PathLike[str]
@@ -49,6 +49,7 @@ def document(title: str, sections: Iterable[tuple[str, str]]) -> str:
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f"{outputs.PAGE.mark.decode()}\n"
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<link rel="icon" href="data:,">\n<title>{name}</title>\n'

@@ -28,6 +28,7 @@ from gladjax.scoring.maps import log_prob_maps as log_prob_maps
 from gladjax.scoring.maps import prepare as prepare
 from gladjax.scoring.maps import prepare_dense as prepare_dense
 from gladjax.scoring.summary import aggregate as aggregate
+from gladjax.scoring.summary import enlarge as enlarge
 from gladjax.scoring.summary import heat_map as heat_map
 from gladjax.scoring.summary import image_score as image_score
 from gladjax.scoring.summary import smooth as smooth
@@ -37,6 +38,7 @@ __all__ = [
     "RANGE",
     "Prepared",
     "aggregate",
+    "enlarge",
     "heat_map",
     "image_score",
     "log_prob_map",

@@ -55,13 +55,45 @@ def upsample(
 @functools.lru_cache(maxsize=64)
 def _interpolation(size: int, new: int, dtype: np.dtype) -> Float[np.ndarray, "n s"]:
     """Returns the matrix of bilinear interpolation along one axis."""
+    low, high, part = _neighbours(size, new)
+    matrix = np.zeros((new, size))
+    np.add.at(matrix, (np.arange(new), low), 1 - part)
+    np.add.at(matrix, (np.arange(new), high), part)
+    return matrix.astype(dtype)
+
+
+def _neighbours(size: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the two old places beside every new one, and the share of the second."""
     at = np.clip((np.arange(new) + 0.5) * size / new - 0.5, 0, size - 1)
     low = np.minimum(at.astype(int), max(size - 2, 0))
-    high = np.minimum(low + 1, size - 1)
-    matrix = np.zeros((new, size))
-    np.add.at(matrix, (np.arange(new), low), 1 - (at - low))
-    np.add.at(matrix, (np.arange(new), high), at - low)
-    return matrix.astype(dtype)
+    return low, np.minimum(low + 1, size - 1), at - low
+
+
+def enlarge(
+    values: Float[np.ndarray, "_h _w"], shape: tuple[int, int]
+) -> Float[np.ndarray, "h w"]:
+    """Interpolates a map as `upsample` does, on the host and for any size.
+
+    No program is compiled for a size, and no matrix is built: memory is that of the
+    result and of two maps with one side of it.
+
+    Args:
+      values: The map.
+      shape: Height and width wanted.
+
+    Returns:
+      The map on the new grid, in its type; rounding may differ from `upsample`.
+    """
+    if values.shape == tuple(shape):
+        return values
+    # The shorter side first, so that what lies between is small.
+    first = 0 if shape[0] * values.shape[1] <= values.shape[0] * shape[1] else 1
+    for axis in (first, 1 - first):
+        low, high, part = _neighbours(values.shape[axis], shape[axis])
+        share = np.expand_dims(part.astype(values.dtype), 1 - axis)
+        low_values = np.take(values, low, axis)
+        values = low_values + share * (np.take(values, high, axis) - low_values)
+    return values
 
 
 @functools.lru_cache(maxsize=64)
