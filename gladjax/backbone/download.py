@@ -31,7 +31,8 @@ from typing import IO
 
 import jax
 
-from gladjax.backbone import cache, entries, network, registry
+from gladjax import cache
+from gladjax.backbone import entries, network, registry
 from gladjax.backbone.checkpoint import CheckpointError, check_hash
 
 if sys.platform != "win32":

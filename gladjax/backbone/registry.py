@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gladjax.backbone import cache, network
+from gladjax import cache
+from gladjax.backbone import network
 from gladjax.backbone.base import Backbone
 from gladjax.backbone.checkpoint import read_checkpoint
 from gladjax.backbone.entries import Entry, entry, variant

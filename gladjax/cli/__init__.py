@@ -9,6 +9,7 @@ interrupted (Ctrl-C); 143 terminated.
 """
 
 import contextlib
+import importlib
 import io
 import os
 import sys
@@ -16,16 +17,10 @@ import warnings
 from collections.abc import Sequence
 
 import click
-import jax
 
+from gladjax import cache
 from gladjax.cli import interruption
-from gladjax.cli.demonstration import demo
-from gladjax.cli.evaluation import evaluate, report
-from gladjax.cli.fitting import fit
-from gladjax.cli.options import say
-from gladjax.cli.scoring import score
-from gladjax.cli.updating import update
-from gladjax.cli.weighing import weights
+from gladjax.cli.saying import say
 from gladjax.outputs import printable
 
 FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -42,7 +37,43 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some images were bad,
 130 interrupted, 143 terminated."""
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+COMMANDS = {  # The module of each, and what it does in short.
+    "demo": ("demonstration", "Fit GLAD on normal solar cells, and score others."),
+    "fit": ("fitting", "Learn from IMAGES of good products, and write a model."),
+    "update": ("updating", "Teach a MODEL that kept its statistics further IMAGES."),
+    "score": ("scoring", "Score IMAGES with a MODEL that `gladjax fit` wrote."),
+    "evaluate": ("evaluation", "Measure a MODEL on the test images of DATASET."),
+    "report": ("evaluation", "Write a page about a MODEL, or about its evaluation."),
+    "weights": ("weighing", "List, fetch and convert the weights of networks."),
+    "cache": ("caching", "Show or clear what is kept between runs."),
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the names, in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Returns a command, None if there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"gladjax.cli.{COMMANDS[cmd_name][0]}")
+        return getattr(module, cmd_name)
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Writes what the commands do, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short) for name, (_, short) in COMMANDS.items()])
+
+
+@click.group(
+    cls=Lazy, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="gladjax")
 def cli() -> None:
     """Learn what good products look like, and find the ones that are not.
@@ -50,10 +81,6 @@ def cli() -> None:
     GLAD fits Gaussian mixtures with local weights to features of a frozen network; a
     few dozen photographs of good products are enough. Begin with `gladjax demo`.
     """
-
-
-for command in (demo, fit, update, score, evaluate, report, weights):
-    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       SystemExit: Always, with one of the codes above.
     """
     interruption.install()
+    cache.keep_programs()
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # No name ends the output.
@@ -111,6 +139,8 @@ def _code(arguments: Sequence[str] | None) -> object:
 
 def _no_device() -> str:
     """Returns why JAX has no device, empty if it has one."""
+    import jax
+
     try:
         jax.devices()
     except Exception as error:

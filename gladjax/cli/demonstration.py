@@ -9,7 +9,7 @@ import numpy as np
 
 from gladjax import backbone, datasets, outputs
 from gladjax.cli import evaluation, options
-from gladjax.cli.options import say
+from gladjax.cli.saying import say
 from gladjax.detector import Settings
 from gladjax.experiments import runner
 from gladjax.experiments.evaluation import Evaluation

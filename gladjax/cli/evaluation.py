@@ -11,7 +11,8 @@ import numpy as np
 from gladjax import calibrate, datasets, files, images, io, outputs
 from gladjax import report as reports
 from gladjax.cli import options, reading
-from gladjax.cli.options import F, Progress, say
+from gladjax.cli.options import F, Progress
+from gladjax.cli.saying import say
 from gladjax.datasets import Dataset
 from gladjax.experiments import evaluation, runner
 from gladjax.experiments.evaluation import Evaluation

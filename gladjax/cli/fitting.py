@@ -16,7 +16,8 @@ from gladjax import align, calibrate, detector, images, io, outputs, report
 from gladjax import backbone as backbones
 from gladjax.backbone import Backbone
 from gladjax.cli import inputs, options, reading
-from gladjax.cli.options import Progress, say
+from gladjax.cli.options import Progress
+from gladjax.cli.saying import say
 from gladjax.detector import Detector, FitInfo, Settings
 
 MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import click
 
 from gladjax import images
-from gladjax.cli.options import say
+from gladjax.cli.saying import say
 
 MAX_LIST = 2**28
 """The longest list of files, in characters, that is read from standard input."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 import tqdm
 
-from gladjax import backbone, images, io, outputs
+from gladjax import backbone, images, io
 from gladjax.backbone import Backbone
 from gladjax.cli import interruption
 
@@ -20,16 +20,6 @@ OUTPUT = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PLACE = click.Path(path_type=Path)
 RATE = click.FloatRange(*io.RATE)
-
-
-def say(text: str, *, err: bool = False) -> None:
-    """Prints one line, whatever the names in it are made of.
-
-    Args:
-      text: The line.
-      err: Whether it goes to standard error.
-    """
-    click.echo(outputs.printable(text), err=err)
 
 
 def standard_output() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 
 from gladjax import images, masks
 from gladjax.backbone import Backbone
-from gladjax.cli.options import Progress, say
+from gladjax.cli.options import Progress
+from gladjax.cli.saying import say
 from gladjax.images import Depth, Facts, Learnt
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from gladjax import calibrate, images, io, outputs, plots, streaming
 from gladjax.calibrate import Decision
 from gladjax.cli import inputs, interruption, options, reading
-from gladjax.cli.options import Progress, say
+from gladjax.cli.options import Progress
+from gladjax.cli.saying import say
 from gladjax.detector import Detector, Scored
 
 EPILOG = """\b

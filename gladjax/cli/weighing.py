@@ -6,7 +6,8 @@ import click
 
 from gladjax import backbone, outputs
 from gladjax.cli import options
-from gladjax.cli.options import Progress, say
+from gladjax.cli.options import Progress
+from gladjax.cli.saying import say
 
 
 @click.group()
