@@ -23,6 +23,7 @@ from gladjax.detector import Detector, FitInfo, Settings
 MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")
 ALIGN_SAMPLE = 24  # Images that the decision to align looks at.
 HELD_SHARE = 0.2
+FOLDS = 10  # Parts of the images that are left out in turn.
 
 EPILOG = """\b
 Examples:
@@ -30,9 +31,9 @@ Examples:
   gladjax fit 'line3/**/*.png' --align auto --out m.safetensors
   find . -name 'ok*.jpg' | gladjax fit - --false-positive-rate 0.01 --out m.safetensors
 
-The threshold comes from normal images that the model has not learnt from: a fifth of
-them, or, where these are too few for the rate, all of them in five folds. A rate of 1 %
-needs 99 images; with fewer the model gives scores, but no decisions."""
+The threshold comes from the images themselves, each scored under what the others alone
+give. A rate of 1 % needs 99 images; with fewer the model gives scores, but no
+decisions. The paper's settings take minutes: `--paper`."""
 
 
 @click.command(epilog=EPILOG)
@@ -49,11 +50,11 @@ needs 99 images; with fewer the model gives scores, but no decisions."""
 )
 @click.option(
     "--calibration",
-    type=click.Choice(["auto", "split", "folds", "none"]),
-    default="auto",
+    type=click.Choice(["left-out", "split", "none"]),
+    default="left-out",
     show_default=True,
-    help="Where the threshold comes from: held-out images, or folds left out in turn "
-    "(five more fits).",
+    help="Where the threshold comes from: every image, left out of the model in turn; "
+    "or a fifth of the images, which the model never sees.",
 )
 @click.option(
     "--align",
@@ -75,19 +76,23 @@ needs 99 images; with fewer the model gives scores, but no decisions."""
     help="Bits that count in 16-bit files; by default those that their largest value "
     "needs.",
 )
+@click.option("--quick", is_flag=True, help="A first look: few components, few steps.")
+@click.option(
+    "--paper",
+    is_flag=True,
+    help="The paper's settings: 1000 components, all features, to a change of 1e-6.",
+)
 @click.option(
     "--num-components",
-    type=click.IntRange(1),
-    default=Settings.num_components,
-    show_default=True,
-    help="Components to start from, per layer.",
+    type=click.IntRange(0),
+    help="Components to start from, per layer; 0, the default, chooses their number "
+    "from the images.",
 )
 @click.option(
     "--max-samples",
     type=click.IntRange(0),
-    default=Settings.max_samples,
-    show_default=True,
-    help="Features per layer that the mixture is fitted to; 0 for all.",
+    help=f"Features per layer that the mixture is fitted to, 0 for all; "
+    f"{Settings.max_samples} by default.",
 )
 @click.option(
     "--prior",
@@ -130,8 +135,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         motion, first = _motion(key_align, network, pictures, chosen)
         if first:
             paths = [paths[first], *paths[:first], *paths[first + 1 :]]
-        names = ("num_components", "max_samples", "prior", "coarse", "keep_statistics")
-        settings = Settings(motion=motion, **{name: chosen[name] for name in names})
+        settings = _settings(chosen, motion)
         mask = reading.mask(chosen["mask"], network, new.facts)
         work = _Work(
             key_fit, network, settings, mask, read, read(paths[0]) if motion else None
@@ -146,6 +150,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         "seed": chosen["seed"],
         "calibration": how,
         "learnt": images.to_notes(known),
+        "chosen": {name: one.chosen for name, one in work.info.choices.items()},
         "seconds": {**work.info.seconds, "all": time.perf_counter() - begun},
     }
     io.save(chosen["out"], fitted, false_positive_rate=chosen["rate"], notes=notes)
@@ -155,6 +160,17 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         say(f"report: {chosen['page']}")
     if num_bad:
         raise click.exceptions.Exit(3)
+
+
+def _settings(chosen: dict[str, Any], motion: str) -> Settings:
+    """Returns the settings that the options name."""
+    if chosen["quick"] and chosen["paper"]:
+        raise click.UsageError("--quick and --paper are two ends: choose one")
+    names = ("num_components", "max_samples", "prior", "coarse", "keep_statistics")
+    given = {name: chosen[name] for name in names if chosen[name] is not None}
+    known = Settings.quick if chosen["quick"] else Settings
+    known = Settings.paper if chosen["paper"] else known
+    return known(motion=motion, **given)
 
 
 class _Work:
@@ -171,9 +187,19 @@ class _Work:
     ) -> None:
         self._key, self._network, self.settings = key, network, settings
         self._mask, self.read, self._reference = mask, read, reference
+        self.size = network.image_size
         self.info: FitInfo | None = None
 
-    def __call__(self, paths: Sequence[Path], progress: Progress) -> Detector:
+    @property
+    def left_out(self) -> np.ndarray:
+        """Scores of the images of the last fit, each under the others."""
+        assert self.info is not None
+        assert self.info.left_out is not None
+        return self.info.left_out
+
+    def __call__(
+        self, paths: Sequence[Path], progress: Progress, *, folds: int = 0
+    ) -> Detector:
         fitted, self.info = detector.fit_info(
             self._key,
             self._network,
@@ -181,6 +207,7 @@ class _Work:
             settings=self.settings,
             mask=self._mask,
             reference=self._reference,
+            folds=folds,
             progress=progress,
         )
         return fitted
@@ -213,7 +240,7 @@ def _motion(
 def calibrated(
     key: jax.Array,
     paths: Sequence[Path],
-    work: Any,  # noqa: ANN401 - a callable of paths and progress
+    work: "_Work",
     how: str,
     rate: float,
     progress: Progress,
@@ -223,8 +250,8 @@ def calibrated(
     Args:
       key: Randomness of the split.
       paths: Readable images.
-      work: Fits a detector to paths.
-      how: ``auto``, ``split``, ``folds`` or ``none``.
+      work: Fits a detector to paths, and keeps its report.
+      how: ``left-out``, ``split`` or ``none``.
       rate: The false-positive rate; a warning is given where it needs more images.
       progress: Told of every stage.
 
@@ -232,35 +259,24 @@ def calibrated(
       The detector with its calibration scores, and how they came about.
     """
     # The reference is learnt from in every fit, so it says nothing of new images.
-    always = list(paths[:1]) if work.settings.motion else []
-    free = list(paths[len(always) :])
-    count, num_held = len(free), int(HELD_SHARE * len(free))
-    needed = calibrate.num_needed(rate)
-    if how == "auto":
-        how = "split" if num_held >= needed else "folds"
+    always = int(bool(work.settings.motion))
+    count = len(paths) - always
     if count < 2 or how == "none":
         calibrate.threshold(np.zeros(0), rate)  # Warns.
         return work(paths, progress), "none"
-    rounds = 0
-
-    def fit_some(some: Sequence[Path]) -> Detector:
-        nonlocal rounds
-        rounds += 1
-        progress.note = f"fit {rounds}: " if how == "folds" else ""
-        return work([*always, *some], progress)
-
-    def score_one(fitted: Detector, path: Path) -> float:
-        size = fitted.backbone.image_size
-        return detector.score(fitted, work.read(path), shape=size).score
-
-    fitted, scores = calibrate.scores(
-        key,
-        free,
-        fit_some,
-        score_one,
-        num_held=max(1, num_held) if how == "split" else None,
-        num_folds=min(5, count),
-    )
+    if how == "left-out":
+        fitted = work(paths, progress, folds=min(FOLDS, count))
+        scores = work.left_out[always:]
+    else:
+        learn, held = calibrate.hold_out(
+            key, count, num_held=max(1, int(HELD_SHARE * count))
+        )
+        some = [*paths[:always], *(paths[always + i] for i in learn)]
+        fitted, size = work(some, progress), work.size
+        pictures = (work.read(paths[always + i]) for i in held)
+        scores = np.array(
+            [detector.score(fitted, one, shape=size).score for one in pictures]
+        )
     calibrate.threshold(scores, rate)  # Warns.
     return dataclasses.replace(fitted, calibration=usable(scores)), how
 
@@ -289,7 +305,7 @@ def tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> Non
     limit = io.describe(out).threshold
     say(f"learnt from {notes['num_images']} images: {out}")
     for name, layer in fitted.layers.items():
-        kept = len(layer.mixture.means)
+        kept = int(np.isfinite(np.asarray(layer.mixture.log_weights)).sum())
         active = np.diff(layer.local_weights.starts).mean()
         say(f"  {name}: {kept} components, {active:.1f} active per position")
     shown = "none (too few images)" if limit is None else f"{limit:.4f}"
