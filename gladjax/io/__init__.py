@@ -9,7 +9,6 @@ from gladjax.io.bundle import describe as describe
 from gladjax.io.bundle import load as load
 from gladjax.io.bundle import save as save
 from gladjax.io.container import ModelError as ModelError
-from gladjax.io.ranges import RATE as RATE
 from gladjax.io.validation import Description as Description
 
-__all__ = ["RATE", "VERSION", "Description", "ModelError", "describe", "load", "save"]
+__all__ = ["VERSION", "Description", "ModelError", "describe", "load", "save"]

@@ -29,7 +29,7 @@ from gladjax import backbone as backbones
 from gladjax import calibrate, factors, mixture, scoring
 from gladjax.backbone import Backbone
 from gladjax.detector import Detector, Layer
-from gladjax.io import container, ranges, validation
+from gladjax.io import container, validation
 from gladjax.io import half as half_rows
 from gladjax.io import kept as kept_arrays
 from gladjax.io.container import ModelError
@@ -71,7 +71,7 @@ def save(
         log-maps of the loaded detector then differ by about 1e-4 of their values.
 
     Raises:
-      ValueError: If the rate, a setting or a note is out of range.
+      ValueError: If the rate is out of range.
       OSError: If the file cannot be written.
     """
     scores = detector.calibration
@@ -95,9 +95,6 @@ def save(
         "notes": dict(notes or {}),
         "half": half,
     }
-    problem = ranges.settings(header["settings"]) or ranges.header(header)
-    if problem:
-        raise ValueError(f"such a model could not be read again: {problem}")
     arrays = _arrays(detector)
     if half:
         for i in range(len(detector.layers)):

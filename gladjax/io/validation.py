@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gladjax.detector import Settings
-from gladjax.io import ranges
 from gladjax.io.container import ModelError
 
 StrPath = str | os.PathLike[str]
@@ -62,8 +61,8 @@ def description(path: StrPath, header: Mapping[str, Any], latest: int) -> Descri
       latest: The latest version that is understood.
 
     Raises:
-      ModelError: If the version is a later one, or something is missing, of another
-        type or out of range.
+      ModelError: If the version is a later one, or something is missing or of another
+        type.
     """
     version = header.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -84,7 +83,7 @@ def description(path: StrPath, header: Mapping[str, Any], latest: int) -> Descri
     checks = {
         "backbone": _backbone(header.get("backbone")),
         "settings": isinstance(header.get("settings"), dict),
-        "false_positive_rate": rate is None or _is(rate, float),
+        "false_positive_rate": rate is None or (_is(rate, float) and 0 < rate < 1),
         "threshold": limit is None or _is(limit, int, float),
         "num_calibration": _is(header.get("num_calibration"), int),
         "libraries": isinstance(header.get("libraries"), dict),
@@ -93,8 +92,6 @@ def description(path: StrPath, header: Mapping[str, Any], latest: int) -> Descri
     for name, fine in checks.items():
         if not fine or name not in header:
             raise ModelError(f"{path}: its header has no usable {name}; fit again")
-    if problem := ranges.header(header):
-        raise ModelError(f"{path}: in its header, {problem}; fit again")
     return Description(version, **{name: header[name] for name in checks})
 
 
@@ -131,7 +128,7 @@ def settings(path: StrPath, given: Mapping[str, Any]) -> Settings:
       given: Settings by name.
 
     Raises:
-      ModelError: If a name is unknown, or a value of another type or range.
+      ModelError: If a name is unknown, or a value of another type or not finite.
     """
     defaults = dataclasses.asdict(Settings())
     for name, value in given.items():
@@ -145,8 +142,8 @@ def settings(path: StrPath, given: Mapping[str, Any]) -> Settings:
             fits = _is(value, int, float) and math.isfinite(value)
         if not fits:
             raise ModelError(f"{path}: the setting {name!r} has no usable value")
-    if problem := ranges.settings(given):
-        raise ModelError(f"{path}: the setting {problem}; fit again")
+    if not 0 <= given.get("quantile", 0.0) <= 1:
+        raise ModelError(f"{path}: the setting 'quantile' has no usable value")
     return Settings(**given)
 
 
