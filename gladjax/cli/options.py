@@ -17,7 +17,7 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PLACE = click.Path(path_type=Path)
-RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
+RATE = click.FloatRange(1e-12, 1, max_open=True)
 
 
 def network(function: F) -> F:

@@ -24,6 +24,7 @@ from gladjax.detector.model import (
     Layer,
     Progress,
     Settings,
+    check,
 )
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
@@ -104,7 +105,7 @@ def fit_info(
     settings = Settings() if settings is None else settings
     if len(images) == 0:
         raise ValueError("there is no image to learn from")
-    _check(settings)
+    check(dataclasses.asdict(settings))
     size = backbone.image_size
     mask = masks.margin(size) if mask is None else jnp.asarray(mask)
     if mask.shape != tuple(size):
@@ -161,13 +162,6 @@ def fit_info(
         seconds=clock.seconds,
     )
     return detector, report
-
-
-def _check(settings: Settings) -> None:
-    if settings.estimator not in ("kmle", "em"):
-        raise ValueError(f"estimator must be kmle or em, not {settings.estimator!r}")
-    if settings.keep_statistics and settings.estimator != "kmle":
-        raise ValueError("keep_statistics needs the estimator kmle")
 
 
 class _Clock:

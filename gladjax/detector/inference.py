@@ -25,7 +25,11 @@ def align_image(detector: Detector, image: Image) -> Aligned:
 
     Returns:
       The image at the backbone's size, aligned if the detector has a reference.
+
+    Raises:
+      RuntimeError: In a process that was forked after JAX ran.
     """
+    devices.check_process()
     pixels = resized(detector.backbone, image)
     size = pixels.shape[:2]
     if detector.reference is None:
