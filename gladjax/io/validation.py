@@ -112,8 +112,8 @@ def _number(value: object, low: float = -LARGEST, high: float = LARGEST) -> bool
     )
 
 
-def _count(value: object, low: int = 0) -> bool:
-    return isinstance(value, int) and _is(value, int) and low <= value < 2**48
+def _count(value: object, low: int = 0, high: int = 1 << 48) -> bool:
+    return isinstance(value, int) and _is(value, int) and low <= value <= high
 
 
 def _notes(value: object) -> bool:
@@ -132,8 +132,9 @@ def _backbone(value: object) -> bool:
     size = value.get("image_size")
     sizes = isinstance(size, list) and len(size) == 2 and all(_side(v) for v in size)
     names, dims = value.get("layers"), value.get("dims")
-    lists = isinstance(names, list) and isinstance(dims, list)
-    lists = lists and all(isinstance(name, str) for name in names)
+    if not (isinstance(names, list) and isinstance(dims, list)):
+        return False
+    lists = all(isinstance(name, str) for name in names)
     lists = lists and all(_count(dim, 1) for dim in dims)
     triples = all(
         isinstance(value.get(k), list)
@@ -146,7 +147,7 @@ def _backbone(value: object) -> bool:
 
 
 def _side(value: object) -> bool:
-    return _count(value, 1) and value <= MAX_SIDE
+    return _count(value, 1, MAX_SIDE)
 
 
 def settings(path: StrPath, given: Mapping[str, Any]) -> Settings:
