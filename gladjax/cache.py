@@ -19,7 +19,7 @@ from pathlib import Path
 
 VARIABLE = "GLADJAX_CACHE"
 PROGRAMS = "programs"
-LARGEST = 1 << 30  # Bytes of programs; those not used for longest go first.
+LARGEST = 1 << 30  # Bytes of programs; the oldest go first.
 
 
 def folder() -> Path:
@@ -49,11 +49,11 @@ def keep_programs() -> Path | None:
         kept.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=kept):
             pass
+        _prune(kept)
     except (OSError, RuntimeError):  # Not writable, or there is no home.
         return None
     options = {
         "jax_compilation_cache_dir": str(kept),
-        "jax_compilation_cache_max_size": LARGEST,
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }
@@ -67,6 +67,17 @@ def keep_programs() -> Path | None:
     for name, value in options.items():
         jax.config.update(name, value)
     return kept
+
+
+def _prune(kept: Path) -> None:
+    """Removes the oldest programs beyond `LARGEST`."""
+    found = [(path, path.stat()) for path in kept.glob("*") if path.is_file()]
+    room = LARGEST - sum(stat.st_size for _, stat in found)
+    for path, stat in sorted(found, key=lambda pair: pair[1].st_mtime):
+        if room >= 0:
+            break
+        path.unlink(missing_ok=True)
+        room += stat.st_size
 
 
 def clear_programs() -> int:

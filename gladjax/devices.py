@@ -1,6 +1,6 @@
-"""Sizes of the pieces in which work is cut, by kind of device.
+"""Sizes of the pieces in which work is cut, by kind of device; and forked processes.
 
-Everything here changes the time and the memory of a computation, never its answer. The
+The sizes change the time and the memory of a computation, never its answer. Their
 numbers come from `python -m gladjax.experiments.performance sizes`, whose tables stand
 in ``experiments/performance``.
 
@@ -12,6 +12,7 @@ Reference: there is none.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -62,6 +63,22 @@ ACCELERATOR = Sizes(
     together=True,
 )
 _override: ContextVar[str | None] = ContextVar("platform", default=None)
+_first: list[int] = []  # The process in which JAX ran first.
+
+
+def check_process() -> None:
+    """Refuses to go on where JAX would wait for ever: in a fork of where it ran.
+
+    Raises:
+      RuntimeError: If this process was forked from one that called this function.
+    """
+    if not _first:
+        _first.append(os.getpid())
+    if _first[0] != os.getpid():
+        raise RuntimeError(
+            "this process was forked after JAX ran, and JAX would hang in it: start "
+            "worker processes by spawn, multiprocessing.get_context('spawn')"
+        )
 
 
 def rank(dimension: int) -> int:
@@ -74,6 +91,7 @@ def rank(dimension: int) -> int:
 
 def sizes() -> Sizes:
     """Returns the sizes for the device that JAX runs on, or lowers for."""
+    check_process()
     platform = _override.get() or jax.default_backend()
     return CPU if platform == "cpu" else ACCELERATOR
 

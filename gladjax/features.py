@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from gladjax import devices
 from gladjax.backbone import Backbone, preprocess
 
 
@@ -95,6 +96,7 @@ def stream(
     Raises:
       ValueError: If ``batch_size`` is below 1, or an image has another shape.
     """
+    devices.check_process()
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     pending = iter(images)

@@ -70,6 +70,7 @@ def checked(features: AnyArray | list, valid: AnyArray | None) -> AnyArray:
       ValueError: If they are not numbers, or not of shape ``(n, d)`` with ``d > 0``, or
         none counts.
     """
+    devices.check_process()
     if not isinstance(features, np.ndarray | jax.Array):
         features = np.asarray(features)
     if features.ndim != 2 or features.shape[1] == 0:

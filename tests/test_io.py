@@ -199,6 +199,92 @@ def test_an_impossible_setting_is_refused(saved, tmp_path, name, value):
         io.load(path, backbone=tiny.network())
 
 
+ABSURD = [
+    ("settings.sigma", 1e9, "sigma must be 0 to 1000"),
+    ("settings.sigma", -1, "sigma must be 0 to 1000"),
+    ("settings.radius", 1e5, "radius must be 0 to 100"),
+    ("settings.prior", -0.5, "prior must be 0 to"),
+    ("settings.quantile", 2.0, "quantile must be 0 to 1"),
+    ("settings.num_components", 0, "num_components must be 1 to"),
+    ("settings.num_components", 10**100, "num_components must be 1 to"),
+    ("settings.max_steps", -1, "max_steps must be 0 to"),
+    ("settings.tolerance", 10**400, "'tolerance' has no usable value"),
+    ("settings.estimator", "x" * 10**6, "estimator must be kmle or em"),
+    ("settings.motion", "spin", "motion must be one of translation"),
+    ("false_positive_rate", 1e-320, "no usable false_positive_rate"),
+    ("false_positive_rate", 1.0, "no usable false_positive_rate"),
+    ("threshold", 10**400, "no usable threshold"),
+    ("threshold", "12", "no usable threshold"),
+    ("num_calibration", -3, "no usable num_calibration"),
+    ("num_calibration", 10**100, "no usable num_calibration"),
+    ("backbone.offset", ["0", "0", "0"], "no usable backbone"),
+    ("backbone.scale", [1e300, 1, 1], "no usable backbone"),
+    ("backbone.dims", ["5", "7"], "no usable backbone"),
+    ("backbone.dims", [0, 7], "no usable backbone"),
+    ("backbone.layers", [5, 7], "no usable backbone"),
+    ("notes.seconds", "long", "no usable notes"),
+    ("notes.seconds", {"all": "long"}, "no usable notes"),
+    ("notes.num_images", "many", "no usable notes"),
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    ABSURD,
+    ids=[f"{i}-{p}" for i, (p, *_) in enumerate(ABSURD)],
+)
+def test_absurd_numbers_in_a_header_are_refused_by_name(
+    saved, tmp_path, place, value, message
+):
+    """The checksum is right; what they would do later is hang, or fail without name."""
+
+    def change(_, header):
+        *folders, name = place.split(".")
+        for folder in folders:
+            header = header[folder]
+        header[name] = value
+
+    path = rewritten(saved, tmp_path / "m", change)
+    with pytest.raises(io.ModelError, match=message) as error:
+        io.load(path, backbone=tiny.network())
+    assert len(str(error.value)) < 400
+    if not place.startswith("settings."):
+        with pytest.raises(io.ModelError, match=message):
+            io.describe(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sigma", 1e9), ("radius", 1e5), ("motion", "spin")]
+)
+def test_what_a_model_may_not_have_is_not_fitted(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        detector.fit(
+            jax.random.key(0),
+            tiny.network(),
+            tiny.pictures(2),
+            settings=detector.Settings(**{name: value}),
+        )
+
+
+def test_a_rate_of_no_model_is_not_saved(fitted, tmp_path):
+    for rate in (0.0, 1e-320, 1.0):
+        with pytest.raises(ValueError, match="the false-positive rate must be"):
+            io.save(tmp_path / "m", fitted, false_positive_rate=rate)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_without_end_is_refused_before_it_is_read(saved, tmp_path):
+    whole = saved.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    longer = container.MAX_HEADER * 4 + 8  # Blanks are read like a million tensors.
+    table_ = whole[8 : 8 + length] + b" " * (longer - length)
+    path = tmp_path / "m"
+    path.write_bytes(struct.pack("<Q", longer) + table_ + whole[8 + length :])
+    for read in (io.describe, io.load):
+        with pytest.raises(io.ModelError, match=r"a table of 16777224 bytes"):
+            read(path)
+
+
 def _set(name, index, value):
     def change(arrays, _):
         arrays[name][index] = value

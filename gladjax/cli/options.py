@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 import tqdm
 
-from gladjax import backbone, images, io
+from gladjax import backbone, images
 from gladjax.backbone import Backbone
 from gladjax.cli import interruption
 
@@ -19,7 +19,7 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PLACE = click.Path(path_type=Path)
-RATE = click.FloatRange(*io.RATE)
+RATE = click.FloatRange(1e-12, 1, max_open=True)
 
 
 def standard_output() -> None:

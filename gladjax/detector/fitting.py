@@ -36,6 +36,7 @@ from gladjax.detector.model import (
     Layer,
     Progress,
     Settings,
+    check,
 )
 from gladjax.images import place
 from gladjax.kmle import KMLEInfo
@@ -121,6 +122,7 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     settings = Settings() if settings is None else settings
     if len(images) == 0:
         raise ValueError("there is no image to learn from")
+    check(dataclasses.asdict(settings))
     _check(settings, folds)
     size = backbone.image_size
     mask = masks.margin(size) if mask is None else jnp.asarray(mask)
@@ -180,10 +182,6 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
 
 
 def _check(settings: Settings, folds: int) -> None:
-    if settings.estimator not in ("kmle", "em"):
-        raise ValueError(f"estimator must be kmle or em, not {settings.estimator!r}")
-    if settings.keep_statistics and settings.estimator != "kmle":
-        raise ValueError("keep_statistics needs the estimator kmle")
     if settings.num_components < 1 and settings.estimator != "kmle":
         raise ValueError("the estimator em needs a number of components")
     if folds and settings.estimator != "kmle":

@@ -30,7 +30,9 @@ def align_image(detector: Detector, image: Image, *, name: str = "image") -> Ali
 
     Raises:
       ImageError: If a value is not finite, or the range is another one.
+      RuntimeError: In a process that was forked after JAX ran.
     """
+    devices.check_process()
     pixels = resized(detector.backbone, image, name)
     size = pixels.shape[:2]
     if detector.reference is None:

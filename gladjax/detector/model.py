@@ -1,13 +1,14 @@
 """What a detector is, and what fitting and scoring report."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
 from gladjax import align, staged
+from gladjax.align import transform
 from gladjax.backbone import Backbone
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
@@ -87,6 +88,45 @@ class Settings:
         """
         few = {"num_components": 50, "max_samples": 8192, "max_steps": 10}
         return cls(**{**few, **others})
+
+
+RANGES = {
+    "num_components": (0, 1 << 24),
+    "max_steps": (0, 1 << 24),
+    "tolerance": (0.0, 1e6),
+    "min_count": (1, 1 << 24),
+    "max_samples": (0, 1 << 48),
+    "radius": (0.0, 100.0),
+    "prior": (0.0, 1e9),
+    "quantile": (0.0, 1.0),
+    "sigma": (0.0, 1000.0),
+}
+"""Least and largest value of every setting that is a number."""
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """Refuses settings that cannot be, or that would take for ever.
+
+    Args:
+      given: Settings by name, of the right types; those left out are the default.
+
+    Raises:
+      ValueError: If one is out of its range; the message names both.
+    """
+    for name in RANGES.keys() & given.keys():
+        low, high = RANGES[name]
+        if not low <= given[name] <= high:
+            raise ValueError(
+                f"{name} must be {low:g} to {high:g}, not {given[name]!r:.40}"
+            )
+    estimator, motion = given.get("estimator", "kmle"), given.get("motion", "")
+    if estimator not in ("kmle", "em"):
+        raise ValueError(f"estimator must be kmle or em, not {estimator!r:.40}")
+    if given.get("keep_statistics") and estimator != "kmle":
+        raise ValueError("keep_statistics needs the estimator kmle")
+    if motion and motion not in transform.MOTIONS:
+        known = ", ".join(transform.MOTIONS)
+        raise ValueError(f"motion must be one of {known}, not {motion!r:.40}")
 
 
 @pytree

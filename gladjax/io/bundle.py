@@ -77,6 +77,12 @@ def save(
     scores = detector.calibration
     limit = None
     if false_positive_rate is not None:
+        low, high = validation.RATES
+        if not low <= false_positive_rate <= high:
+            raise ValueError(
+                f"the false-positive rate must be {low:g} to 1 - {low:g}, "
+                f"not {false_positive_rate}"
+            )
         known = None if scores is None else np.asarray(scores)
         limit = calibrate.decide(known, 0.0, rate=false_positive_rate).threshold
     header = {

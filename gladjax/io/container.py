@@ -34,6 +34,9 @@ FORMAT = "gladjax-detector"
 MAX_HEADER = 4 * 2**20
 """The longest header, in characters, that is read."""
 
+MAX_TABLE = 4 * MAX_HEADER
+"""The longest table, in bytes, that is read: names, types, shapes and the header."""
+
 _NAMES = {
     "<f2": "F16",
     "<f4": "F32",
@@ -176,6 +179,10 @@ def _opened(path: StrPath) -> Any:  # noqa: ANN401 - the library has no types
     if not known:
         raise ModelError(f"{name}: no such model file; check the path")
     try:
+        with name.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > MAX_TABLE:
+            raise ValueError(f"a table of {length} bytes, more than {MAX_TABLE}")
         return safetensors.safe_open(name, framework="np")
     except PermissionError as error:
         raise ModelError(f"{name}: no permission to read it") from error

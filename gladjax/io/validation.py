@@ -11,14 +11,13 @@ Reference: there is none.
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gladjax.detector import Settings
+from gladjax.detector import Settings, model
 from gladjax.io.container import ModelError
 
 StrPath = str | os.PathLike[str]
@@ -26,6 +25,13 @@ Arrays = Mapping[str, np.ndarray]
 
 MAX_SIDE = 1 << 14
 """The longest side of an image or a map, in pixels or cells, that a model may have."""
+
+
+RATES = (1e-12, 1 - 1e-12)
+"""The least and the largest false-positive rate that a model may have."""
+
+LARGEST = 1e30
+"""The largest number in a header: its square is one in float64."""
 
 
 class Description(NamedTuple):
@@ -61,8 +67,8 @@ def description(path: StrPath, header: Mapping[str, Any], latest: int) -> Descri
       latest: The latest version that is understood.
 
     Raises:
-      ModelError: If the version is a later one, or something is missing or of another
-        type.
+      ModelError: If the version is a later one, or something is missing, of another
+        type or out of range.
     """
     version = header.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -83,11 +89,11 @@ def description(path: StrPath, header: Mapping[str, Any], latest: int) -> Descri
     checks = {
         "backbone": _backbone(header.get("backbone")),
         "settings": isinstance(header.get("settings"), dict),
-        "false_positive_rate": rate is None or (_is(rate, float) and 0 < rate < 1),
-        "threshold": limit is None or _is(limit, int, float),
-        "num_calibration": _is(header.get("num_calibration"), int),
+        "false_positive_rate": rate is None or _number(rate, *RATES),
+        "threshold": limit is None or _number(limit),
+        "num_calibration": _count(header.get("num_calibration")),
         "libraries": isinstance(header.get("libraries"), dict),
-        "notes": isinstance(header.get("notes"), dict),
+        "notes": _notes(header.get("notes")),
     }
     for name, fine in checks.items():
         if not fine or name not in header:
@@ -100,6 +106,24 @@ def _is(value: object, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
+def _number(value: object, low: float = -LARGEST, high: float = LARGEST) -> bool:
+    return (
+        isinstance(value, int | float) and _is(value, object) and low <= value <= high
+    )
+
+
+def _count(value: object, low: int = 0, high: int = 1 << 48) -> bool:
+    return isinstance(value, int) and _is(value, int) and low <= value <= high
+
+
+def _notes(value: object) -> bool:
+    """Whether the notes that are looked at are what they should be."""
+    if not isinstance(value, dict) or not isinstance(value.get("seconds", {}), dict):
+        return False
+    times = all(_number(v) for v in value.get("seconds", {}).values())
+    return times and _count(value.get("num_images", 0))
+
+
 def _backbone(value: object) -> bool:
     """Whether a header's backbone has every part, of its type."""
     if not isinstance(value, dict):
@@ -107,9 +131,15 @@ def _backbone(value: object) -> bool:
     texts = all(isinstance(value.get(k), str) for k in ("name", "sha256", "licence"))
     size = value.get("image_size")
     sizes = isinstance(size, list) and len(size) == 2 and all(_side(v) for v in size)
-    lists = all(isinstance(value.get(k), list) for k in ("layers", "dims"))
+    names, dims = value.get("layers"), value.get("dims")
+    if not (isinstance(names, list) and isinstance(dims, list)):
+        return False
+    lists = all(isinstance(name, str) for name in names)
+    lists = lists and all(_count(dim, 1) for dim in dims)
     triples = all(
-        isinstance(value.get(k), list) and len(value[k]) == 3
+        isinstance(value.get(k), list)
+        and len(value[k]) == 3
+        and all(map(_number, value[k]))
         for k in ("offset", "scale")
     )
     dtype = value.get("dtype") in ("float32", "float64", "bfloat16", "float16")
@@ -117,7 +147,7 @@ def _backbone(value: object) -> bool:
 
 
 def _side(value: object) -> bool:
-    return isinstance(value, int) and _is(value, int) and 1 <= value <= MAX_SIDE
+    return _count(value, 1, MAX_SIDE)
 
 
 def settings(path: StrPath, given: Mapping[str, Any]) -> Settings:
@@ -128,7 +158,7 @@ def settings(path: StrPath, given: Mapping[str, Any]) -> Settings:
       given: Settings by name.
 
     Raises:
-      ModelError: If a name is unknown, or a value of another type or not finite.
+      ModelError: If a name is unknown, or a value of another type or out of range.
     """
     defaults = dataclasses.asdict(Settings())
     for name, value in given.items():
@@ -139,11 +169,13 @@ def settings(path: StrPath, given: Mapping[str, Any]) -> Settings:
         kind = type(defaults[name])
         fits = isinstance(value, bool) if kind is bool else _is(value, kind)
         if kind is float:
-            fits = _is(value, int, float) and math.isfinite(value)
+            fits = _number(value)
         if not fits:
             raise ModelError(f"{path}: the setting {name!r} has no usable value")
-    if not 0 <= given.get("quantile", 0.0) <= 1:
-        raise ModelError(f"{path}: the setting 'quantile' has no usable value")
+    try:
+        model.check(given)
+    except ValueError as error:
+        raise ModelError(f"{path}: of its settings, {error}; fit again") from error
     return Settings(**given)
 
 

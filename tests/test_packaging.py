@@ -1,0 +1,36 @@
+"""What pip and a user's type checker are told of the package."""
+
+import pathlib
+import re
+import tomllib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def test_the_annotations_are_for_users_too():
+    """Type checkers read those of an installed package only beside this file."""
+    assert (ROOT / "gladjax" / "py.typed").read_bytes() == b""
+    assert "Typing :: Typed" in PROJECT["classifiers"]
+
+
+def test_every_python_is_named():
+    first = int(re.fullmatch(r">=3\.(\d+)", PROJECT["requires-python"])[1])
+    prefix = "Programming Language :: Python :: 3."
+    named = [c.removeprefix(prefix) for c in PROJECT["classifiers"] if prefix in c]
+    assert named == [str(minor) for minor in range(first, 15)]
+
+
+def test_every_dependency_is_used():
+    """One that nothing imports is what a user installs in vain."""
+    code = "\n".join(p.read_text("utf-8") for p in (ROOT / "gladjax").rglob("*.py"))
+    modules = {"pillow": "PIL"}
+    for line in PROJECT["dependencies"]:
+        name = re.match(r"[\w-]+", line)[0]
+        assert re.search(rf"^\s*(import|from) {modules.get(name, name)}\b", code, re.M)
+
+
+def test_the_readme_names_the_patent():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert "FR3133472 B1" in readme
+    assert "WO2023170303" in readme

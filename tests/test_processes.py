@@ -1,0 +1,62 @@
+"""A process that was forked after JAX ran says so and does not hang."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import multiprocessing, sys, warnings
+import numpy as np
+import tiny
+from gladjax import detector, devices, samples
+
+blank = detector.Detector(
+    tiny.network(), {}, np.ones((32, 32), bool), None, None, detector.Settings()
+)
+image = np.zeros((40, 40, 3), np.uint8)
+
+def work(name):
+    try:
+        if name == "image":
+            detector.align_image(blank, image)
+        elif name == "samples":
+            samples.checked(np.zeros((3, 2)), None)
+        else:
+            devices.sizes()
+    except RuntimeError as error:
+        return str(error)
+    return "done"
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # JAX warns of forks.
+    for name in ("image", "samples", "sizes"):
+        assert work(name) == "done"
+    with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
+        for name in ("image", "samples", "sizes"):
+            print(pool.map_async(work, [name]).get(100)[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.parametrize(
+    ("method", "expected"), [("fork", "forked after JAX ran"), ("spawn", "done")]
+)
+def test_a_forked_worker_says_so(method, expected, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    folder = str(pathlib.Path(__file__).parent)
+    path = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, script, method],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert all(expected in line for line in lines)
