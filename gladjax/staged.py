@@ -42,7 +42,7 @@ from gladjax.steps import Steps
 SAMPLES = 32_768  # Samples that a mixture is fitted to first.
 CANDIDATES = (25, 50, 100, 200)  # Numbers of components to choose from.
 HELD = 5  # One image in so many is held out for the choice.
-SHORT = 8  # Steps, at most, of a fit that only chooses.
+SHORT = 6  # Steps, at most, of a fit that only chooses.
 LOOSE = 1e-4  # Its stopping rule.
 SEEDED = 4  # One sample in so many may be a centre, where there are many.
 FEW = 4  # Of fewer images none is held out.

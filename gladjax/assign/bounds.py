@@ -47,7 +47,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from gladjax import devices, mixture, routing
 from gladjax.covariance import PRECISION
@@ -60,6 +60,7 @@ PRECISE = (
 LAMBDA = 8.0  # Standard deviations of rounding that a bound is safe from.
 SEEN = 4096  # Samples that the axes are computed from.
 SIZE = 32  # Rows in a block.
+LEAST, HALVES = 16, 4  # Components of a product, and how often they are halved.
 
 
 class Coordinates(NamedTuple):
@@ -83,12 +84,14 @@ class Bounds(NamedTuple):
       precise: Components whose bounds are the distances themselves; None where none
         is, see `prepare`.
       margin: What rounding may do to the bound at the mean of each component.
+      living: Components up to the last living one.
     """
 
     coordinates: Coordinates
     coefficients: Float[Array, "k m"]
     precise: Bool[Array, " k"] | None
     margin: Float[Array, " k"]
+    living: Int[Array, ""]
 
 
 def coordinates(
@@ -153,10 +156,25 @@ def monomials(shared: Coordinates, samples: Float[Array, "n d"]) -> Float[Array,
 
 
 def lower(bounds: Bounds, phi: Float[Array, "m n"]) -> Float[Array, "k n"]:
-    """Bounds the squared Mahalanobis distances from below: one matrix product."""
-    low = jnp.matmul(bounds.coefficients, phi, precision=PRECISION)
-    # What overflowed bounds nothing, and nothing is below 0.
-    return jnp.where(low > 0, low, 0)
+    """Bounds the squared Mahalanobis distances from below: one matrix product.
+
+    Components after the last living one cost little: they are left out by halves.
+    """
+    k = bounds.coefficients.shape[0]
+    sizes = [k]
+    while sizes[0] >= 2 * LEAST and len(sizes) < HALVES:
+        sizes.insert(0, -(-sizes[0] // 2))
+
+    def product(size: int) -> Array:
+        some = bounds.coefficients[:size]
+        low = jnp.matmul(some, phi, precision=PRECISION)
+        # What overflowed bounds nothing, and nothing is below 0.
+        return jnp.pad(jnp.where(low > 0, low, 0), ((0, k - size), (0, 0)))
+
+    if len(sizes) == 1:
+        return product(k)
+    index = sum((bounds.living > size).astype(jnp.int32) for size in sizes[:-1])
+    return jax.lax.switch(index, [partial(product, size) for size in sizes])
 
 
 def gamma(terms: int, dtype: jnp.dtype) -> float:
@@ -212,7 +230,10 @@ def prepare(
         keep * square[:, None] - lowered[:, :1],
         -lowered[:, 1:],
     ]
-    return Bounds(shared, jnp.concatenate(parts, axis=1), precise, errs)
+    alive = jnp.isfinite(jnp.asarray(given.log_weights))
+    place = jnp.arange(1, len(errs) + 1, dtype=jnp.int32)
+    living = jnp.max(jnp.where(alive, place, 0), initial=0)
+    return Bounds(shared, jnp.concatenate(parts, axis=1), precise, errs, living)
 
 
 def _factors(

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -136,45 +137,30 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     clock = _Clock()
     maps, valid, aligned = collect(blank, images, progress)
     clock.stop("features")
-    layers: dict[str, Layer] = {}
-    mixtures, local, choices = {}, {}, {}
     places = left_out.deal(len(images), folds, first=int(frame is not None))
-    alone: list[np.ndarray] = []
-    for name, layer_key in zip(
-        backbone.layers, jax.random.split(key, len(backbone.layers)), strict=True
-    ):
+    told = _Teller(progress, settings.max_steps, backbone.layers)
+    learnt: dict[str, _Learnt] = {}
+    keys = jax.random.split(key, len(backbone.layers))
+    for name, layer_key in zip(backbone.layers, keys, strict=True):
         keep = on_grid(valid, maps[name])
-        told = _teller(progress, f"mixture of {name}", settings.max_steps)
-        fitted = _fit_layer(
-            layer_key, maps[name], keep, (settings, shrinkage), told, clock
-        )
-        layers[name], mixtures[name], own, choice = fitted
-        if own is not None:
-            local[name] = own
-        if choice is not None:
-            choices[name] = choice
-        if folds:
-            labels = np.asarray(mixtures[name].labels), own and own.labels
-            mixture = layers[name].mixture
-            alone.append(
-                left_out.log_maps(
-                    mixture, maps[name], labels, places, settings, shrinkage
-                )
-            )
-            clock.stop("left out")
-    detector = dataclasses.replace(blank, layers=layers)
+        how = (settings, shrinkage, places)
+        learnt[name] = _learn(layer_key, maps[name], keep, how, told.of(name), clock)
+    detector = dataclasses.replace(
+        blank, layers={name: one.layer for name, one in learnt.items()}
+    )
+    alone = [one.alone for one in learnt.values() if one.alone is not None]
     scores = left_out.scores(detector, alone, valid, places) if folds else None
     infos = [item.info for item in aligned]
     report = FitInfo(
-        mixtures=mixtures,
-        weights=local,
+        mixtures={name: one.mixture for name, one in learnt.items()},
+        weights={n: one.weights for n, one in learnt.items() if one.weights},
         alignment=jax.tree.map(lambda *a: np.stack(a), *infos)
         if frame is not None
         else None,
         transforms=np.stack([item.transform for item in aligned])
         if frame is not None
         else None,
-        choices=choices,
+        choices={n: one.choice for n, one in learnt.items() if one.choice},
         left_out=scores,
         seconds=clock.seconds,
     )
@@ -201,12 +187,25 @@ class _Clock:
         self._last = now
 
 
-def _teller(
-    progress: Progress | None, stage: str, total: int
-) -> Callable[[kmle.Snapshot | em.Snapshot], None] | None:
-    if progress is None:
-        return None
-    return lambda snapshot: progress(stage, snapshot.iteration, total)
+class _Teller:
+    """Tells of the steps of all mixtures together."""
+
+    def __init__(
+        self, progress: Progress | None, max_steps: int, layers: Sequence[str]
+    ) -> None:
+        self._progress, self._total = progress, max_steps * len(layers)
+        self._steps = dict.fromkeys(layers, 0)
+
+    def of(self, layer: str) -> Callable[[kmle.Snapshot | em.Snapshot], None] | None:
+        if self._progress is None:
+            return None
+        tell = self._progress
+
+        def monitor(snapshot: kmle.Snapshot | em.Snapshot) -> None:
+            self._steps[layer] = snapshot.iteration
+            tell("mixtures", sum(self._steps.values()), self._total)
+
+        return monitor
 
 
 def collect(
@@ -238,16 +237,25 @@ def collect(
     return maps, valid if detector.reference is not None else valid[:1], aligned
 
 
-def _fit_layer(
+class _Learnt(NamedTuple):
+    """What is learnt of a layer, how it came about, and the maps of images left out."""
+
+    layer: Layer
+    mixture: KMLEInfo
+    weights: WeightsInfo | None
+    choice: Choice | None
+    alone: np.ndarray | None
+
+
+def _learn(
     key: Array,
     maps: np.ndarray,
     keep: np.ndarray,
-    how: tuple[Settings, Shrinkage],
+    how: tuple[Settings, Shrinkage, np.ndarray],
     monitor: Callable[[kmle.Snapshot | em.Snapshot], None] | None,
     clock: _Clock,
-) -> tuple[Layer, KMLEInfo, WeightsInfo | None, Choice | None]:
-    """Returns what is learnt of a layer, and how it came about."""
-    settings, shrinkage = how
+) -> _Learnt:
+    settings, shrinkage, places = how
     mixture, info, choice = _fit_mixture(key, maps, keep, settings, shrinkage, monitor)
     clock.stop("mixtures")
     local = None
@@ -268,7 +276,12 @@ def _fit_layer(
         kept = _keep(mixture, maps, keep, info, local)
     layer = Layer(mixture, shares, scoring.prepare(mixture, shares), kept)
     clock.stop("weights")
-    return layer, info, local, choice
+    alone = None
+    if places.max(initial=-1) >= 0:
+        labels = np.asarray(info.labels), local and local.labels
+        alone = left_out.log_maps(mixture, maps, labels, places, settings, shrinkage)
+        clock.stop("left out")
+    return _Learnt(layer, info, local, choice, alone)
 
 
 def _fit_mixture(
