@@ -102,9 +102,9 @@ def blank(
         inverses=jnp.asarray(np.zeros(entries, dtype)),
         offsets=jnp.asarray(np.zeros(k, np.int32)),
         ranks=jnp.asarray(np.zeros(k, np.int32)),
-        scales=each(0),
-        noise=each(1),
-        log_dets=each(0),
+        scales=each(0.0),
+        noise=each(1.0),
+        log_dets=each(0.0),
     )
 
 

@@ -86,8 +86,9 @@ def subsample(key: Key[Array, ""], valid: np.ndarray, size: int) -> np.ndarray:
     index = np.flatnonzero(valid)
     if len(index) <= size:
         return index
-    chosen = jax.random.choice(key, len(index), (size,), replace=False)
-    return index[np.sort(np.asarray(chosen))]
+    # NumPy draws any number without a program of its own.
+    draw = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return index[np.sort(draw.choice(len(index), size, replace=False, shuffle=False))]
 
 
 def euclidean(

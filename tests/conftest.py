@@ -13,6 +13,9 @@ os.environ.setdefault(
     "--xla_llvm_disable_expensive_passes=true",
 )
 
+# Tests of commands leave nothing in the user's cache folder.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "true")
+
 import jax
 import numpy as np
 import pytest

@@ -84,7 +84,7 @@ def test_fit_then_score_then_evaluate(category, tmp_path):
     assert "threshold at a false-positive rate of 0.05: none" in out
     description = io.describe(path)
     assert description.num_calibration == 12
-    assert description.notes["calibration"] == "folds"
+    assert description.notes["calibration"] == "left-out"
     assert description.notes["num_images"] == 12
     code, out, err = run(
         "score", path, category / "test", "--jsonl", "--heatmaps", tmp_path / "maps"
@@ -400,21 +400,33 @@ def test_reports_are_written(model, category, tmp_path):
     assert "ROC" not in (tmp_path / "fit.html").read_text()
 
 
-def test_the_reference_never_calibrates():
-    """It is learnt from in every fold."""
-    seen = []
+@pytest.mark.parametrize("how", ["left-out", "split"])
+def test_the_reference_never_calibrates(how):
+    """It is learnt from in every fit."""
     paths = [pathlib.Path(name) for name in "abcdef"]
     progress = options.Progress(quiet=True)
+    seen = []
 
     class Work:
         class settings:
             motion = "euclidean"
 
-        def __call__(self, paths, progress):
-            seen.append(tuple(paths))
-            raise KeyboardInterrupt
+        left_out = np.array([np.nan, 1, 2, 3, 4, 5])
 
-    with pytest.raises(KeyboardInterrupt):
-        fitting.calibrated(jax.random.key(0), paths, Work(), "folds", 0.3, progress)
-    assert seen[0][0] == paths[0]
-    assert len(seen[0]) == 1 + 4
+        def __call__(self, paths, progress, *, folds=0):
+            seen.append((tuple(paths), folds))
+            if how == "split":
+                raise KeyboardInterrupt
+            return tiny.fitted()
+
+    if how == "split":
+        with pytest.raises(KeyboardInterrupt):
+            fitting.calibrated(jax.random.key(0), paths, Work(), how, 0.3, progress)
+        assert seen[0][0][0] == paths[0]
+        assert len(seen[0][0]) == 1 + 4
+    else:
+        model, _ = fitting.calibrated(
+            jax.random.key(0), paths, Work(), how, 0.3, progress
+        )
+        assert seen == [(tuple(paths), 5)]
+        assert model.calibration.tolist() == [1, 2, 3, 4, 5]

@@ -187,4 +187,7 @@ def _show_warning(
     *_: object,
     **__: object,
 ) -> None:
+    if "persistent compilation cache" in str(message):
+        cache.clear_programs()  # A run that was killed left one half-written.
+        return
     say(f"warning: {message}", err=True)

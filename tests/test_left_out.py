@@ -1,0 +1,121 @@
+"""Images left out by subtraction, against models that never saw them."""
+
+import jax
+import numpy as np
+import oracles
+import pytest
+import tiny
+
+from gladjax import calibrate, detector, masks
+from gladjax.detector import left_out
+
+FOLDS = 4
+
+
+def fitted(*, count=9, num_components=6, local=True, motion=""):
+    settings = detector.Settings(
+        num_components=num_components,
+        max_samples=0,
+        max_steps=4,
+        local=local,
+        motion=motion,
+    )
+    images = tiny.pictures(count)
+    return (
+        *detector.fit_info(
+            jax.random.key(0), tiny.network(), images, settings=settings, folds=FOLDS
+        ),
+        images,
+    )
+
+
+@pytest.mark.parametrize("count", [5, 12])
+@pytest.mark.parametrize("first", [0, 1])
+def test_every_image_is_dealt_out_once(count, first):
+    places = left_out.deal(count, FOLDS, first=first)
+    assert np.all(places[:first] == -1)
+    sizes = np.bincount(places[first:])
+    assert len(sizes) == min(FOLDS, count - first)
+    assert sizes.max() - sizes.min() <= 1
+    assert np.all(left_out.deal(count, 0) == -1)
+    assert left_out.deal(3, 10).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_scores_are_those_of_the_sums_without_the_fold(local):
+    model, info, images = fitted(local=local)
+    maps, _, _ = detector.fitting.collect(model, images, None)
+    places = left_out.deal(len(images), FOLDS)
+    names = list(model.layers)
+    for i in [0, 5]:
+        rest = places != places[i]
+        whole = []
+        for name in names:
+            own = maps[name]
+            m, h, w, d = own.shape
+            k = len(model.layers[name].mixture.means)
+            labels = np.asarray(info.mixtures[name].labels).reshape(m, h, w)
+            samples = own.astype(np.float64).reshape(-1, d)
+            some = np.where(rest[:, None, None], labels, -1).ravel()
+            # The floor stays that of all samples, which only matters for copies.
+            expected = oracles.maximize(samples, some, k)
+            if local:
+                where = info.weights[name].labels
+                shares = np.zeros((h, w, k))
+                for y, x in np.ndindex(h, w):
+                    window = [
+                        where[rest, a, b]
+                        for a, b in np.ndindex(h, w)
+                        if (a - y) ** 2 + (b - x) ** 2 <= 1
+                    ]
+                    counts = np.bincount(np.concatenate(window), minlength=k)
+                    shares[y, x] = counts / counts.sum()
+            else:
+                shares = np.broadcast_to(expected[0], (h, w, k))
+            whole.append(
+                oracles.log_prob_map(own[i].astype(np.float64), expected, shares)
+            )
+        log_map = oracles.product(whole)
+        mask = np.asarray(masks.to_grid(model.mask, log_map.shape))
+        score = oracles.image_score(log_map, mask)
+        np.testing.assert_allclose(info.left_out[i], score, rtol=2e-4)
+
+
+def test_an_image_left_out_is_less_likely_than_one_learnt_from():
+    model, info, images = fitted(count=12)
+    learnt = [detector.score(model, image).score for image in images]
+    assert np.all(info.left_out > learnt)
+    new = [detector.score(model, one).score for one in tiny.pictures(12, first=50)]
+    # Neither much larger nor much smaller than scores of images never seen.
+    assert abs(np.median(info.left_out) - np.median(new)) < 0.5 * np.ptp(new)
+
+
+def test_the_reference_is_never_left_out():
+    _, info, _ = fitted(motion="translation")
+    assert np.isnan(info.left_out[0])
+    assert np.isfinite(info.left_out[1:]).all()
+
+
+def test_every_image_gives_a_threshold():
+    _, info, _ = fitted(count=20)
+    assert calibrate.threshold(info.left_out, 0.05) == info.left_out.max()
+
+
+def test_without_folds_nothing_is_left_out():
+    settings = detector.Settings(num_components=4, max_steps=2)
+    _, info = detector.fit_info(
+        jax.random.key(0), tiny.network(), tiny.pictures(4), settings=settings
+    )
+    assert info.left_out is None
+
+
+def test_soft_assignments_cannot_be_left_out():
+    settings = detector.Settings(num_components=4, estimator="em")
+    with pytest.raises(ValueError, match="kmle"):
+        detector.fit_info(
+            jax.random.key(0),
+            tiny.network(),
+            tiny.pictures(4),
+            settings=settings,
+            folds=2,
+        )

@@ -1,0 +1,115 @@
+"""Coarse to fine: components chosen from the images, one shape for all of them."""
+
+import jax
+import numpy as np
+import pytest
+
+from gladjax import assign, staged
+
+SAMPLES = 2048
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Small subsamples, so that all stages take part."""
+    monkeypatch.setattr(staged, "SAMPLES", SAMPLES)
+    monkeypatch.setattr(staged, "CANDIDATES", (2, 4, 8, 16))
+
+
+def maps(rng, *, images=10, clusters=4, spread=0.3, d=3):
+    """Feature maps of 16 x 16 cells, drawn from some clusters."""
+    centres = 4 * rng.normal(size=(clusters, d))
+    label = rng.integers(0, clusters, size=(images, 16, 16))
+    noise = spread * rng.normal(size=(images, 16, 16, d))
+    return (centres[label] + noise).astype(np.float32)
+
+
+@pytest.mark.parametrize("clusters", [2, 8])
+def test_the_number_of_clusters_is_found(rng, clusters):
+    x = maps(rng, clusters=clusters)
+    fitted, info, choice = staged.fit(jax.random.key(0), x)
+    assert clusters <= choice.chosen <= 2 * clusters
+    assert len(fitted.means) == choice.chosen
+    assert np.all(np.diff(choice.candidates) > 0)
+    gains = np.diff(choice.log_likelihood)
+    assert np.all(gains[: np.flatnonzero(choice.candidates == choice.chosen)[0]] > 0)
+    assert info.converged
+
+
+def test_labels_are_of_the_samples_that_took_part(rng):
+    x = maps(rng)
+    fitted, info, _ = staged.fit(jax.random.key(0), x, max_samples=SAMPLES)
+    took = info.labels >= 0
+    assert took.sum() == SAMPLES
+    alive = np.isfinite(np.asarray(fitted.log_weights))
+    assert np.all(alive[info.labels[took]])
+    counts = np.bincount(info.labels[took], minlength=len(alive))
+    weights = np.exp(np.asarray(fitted.log_weights))
+    np.testing.assert_allclose(weights, counts / counts.sum(), atol=1e-6)
+    x = x.reshape(-1, 3)
+    for k in np.flatnonzero(alive):
+        mean = x[info.labels == k].astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(fitted.means[k], mean, atol=1e-4)
+
+
+def test_more_samples_join_and_make_unseen_images_likelier(rng):
+    x = maps(rng, images=30, clusters=12, spread=1.0, d=6)
+    unseen = x[24:].reshape(-1, 6)
+    few, all_ = (
+        staged.fit(jax.random.key(0), x[:24], max_samples=limit)
+        for limit in (SAMPLES, 0)
+    )
+    assert (few[1].labels >= 0).sum() == SAMPLES
+    assert (all_[1].labels >= 0).sum() == 24 * 256
+    costs = [assign.nearest(model, unseen)[1].mean() for model, *_ in (few, all_)]
+    assert costs[1] < costs[0]
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_few_images_get_few_components_without_a_choice(rng, images):
+    fitted, info, choice = staged.fit(jax.random.key(0), maps(rng, images=images))
+    assert choice is None
+    assert len(fitted.means) == staged.CANDIDATES[images - 1]
+    assert (info.labels >= 0).sum() == images * 256
+
+
+def test_samples_that_do_not_count_have_no_part(rng):
+    x = maps(rng)
+    valid = rng.random(x.shape[:3]) < 0.7
+    wrong = np.where(valid[..., None], x, np.nan)
+    fitted, info, _ = staged.fit(jax.random.key(0), wrong, valid=valid)
+    assert np.all(info.labels[~valid.ravel()] == -1)
+    same, _, _ = staged.fit(jax.random.key(0), x, valid=valid)
+    np.testing.assert_array_equal(fitted.means, same.means)
+
+
+def test_the_same_key_gives_the_same_mixture(rng):
+    x = maps(rng)
+    first, second = (staged.fit(jax.random.key(3), x)[0] for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_an_unusual_scale_changes_nothing_but_the_scale(rng):
+    x = maps(rng)
+    one = staged.fit(jax.random.key(0), x)[0]
+    far = staged.fit(jax.random.key(0), x * np.float32(2.0**40))[0]
+    np.testing.assert_allclose(far.means, np.asarray(one.means) * 2.0**40, rtol=1e-5)
+
+
+def test_the_number_of_images_makes_no_new_program(rng):
+    staged.fit(jax.random.key(0), maps(rng, images=10), max_samples=SAMPLES)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **more: compiled.append((name, more))
+    )
+    try:
+        staged.fit(jax.random.key(1), maps(rng, images=13), max_samples=SAMPLES)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not [one for one in compiled if "backend_compile" in one[0]]
+
+
+def test_nothing_to_learn_from_is_said(rng):
+    x = maps(rng)
+    with pytest.raises(ValueError, match="too few"):
+        staged.fit(jax.random.key(0), x, valid=np.zeros(x.shape[:3], bool))
