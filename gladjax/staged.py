@@ -181,7 +181,7 @@ def _begun(
 
 def _centres(key: Array, given: Samples, most: int) -> Float[Array, "k d"]:
     """Draws centres; all samples are drawn from where there are few."""
-    every = SEEDED if bool(given.used[len(given.used) // 2 - SEEDED]) else 1
+    every = SEEDED if int(given.used.sum()) >= SAMPLES // 4 else 1
     return _drawn(key, given.features[::every], given.used[::every], most)
 
 

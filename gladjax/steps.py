@@ -45,7 +45,7 @@ class Steps:
         """Keeps what all steps share."""
         self._given, self._k = given, num_components
         self._options = {"min_count": min_count, "shrinkage": shrinkage}
-        self._entries = 0
+        self._entries = -1
         self._count = int(np.sum(np.asarray(given.used)))
 
     def __call__(
