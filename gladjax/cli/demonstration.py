@@ -7,15 +7,15 @@ from typing import Any
 import click
 import numpy as np
 
-from gladjax import backbone, datasets, outputs
+from gladjax import backbone, calibrate, datasets, outputs
 from gladjax.cli import evaluation, options
+from gladjax.cli.fitting import FOLDS
 from gladjax.cli.saying import say
 from gladjax.detector import Settings
 from gladjax.experiments import runner
 from gladjax.experiments.evaluation import Evaluation
 
-NUM_COMPONENTS = 200
-MAX_SAMPLES = 100_000
+RATE = 0.05
 
 
 @click.command()
@@ -28,15 +28,14 @@ MAX_SAMPLES = 100_000
 )
 @click.option(
     "--num-components",
-    type=click.IntRange(1),
-    default=NUM_COMPONENTS,
-    show_default=True,
-    help="Components to start from, per layer.",
+    type=click.IntRange(0),
+    default=Settings.num_components,
+    help="Components to start from, per layer; 0, the default, chooses their number.",
 )
 @click.option(
     "--max-samples",
     type=click.IntRange(0),
-    default=MAX_SAMPLES,
+    default=Settings.max_samples,
     show_default=True,
     help="Features per layer that the mixture is fitted to; 0 for all.",
 )
@@ -59,20 +58,27 @@ def demo(
     settings = Settings(num_components=num_components, max_samples=max_samples)
     say(
         f"ELPV (CC BY-NC-SA 4.0): {len(cells.train)} normal cells to learn from, "
-        f"{len(cells.test)} to test; {network.name}, {num_components} components per "
-        f"layer from {max_samples or 'all'} samples"
+        f"{len(cells.test)} to test; {network.name}"
     )
     record, fitted, result = runner.glad(
-        cells, network, seed=seed, settings=settings, pictures=output / "pictures"
+        cells,
+        network,
+        seed=seed,
+        settings=settings,
+        pictures=output / "pictures",
+        folds=FOLDS,
     )
+    limit = calibrate.threshold(np.asarray(fitted.calibration), RATE)
     record["seconds"] = time.perf_counter() - begun
     runner.save_records(output, [record])
     found: dict[str, Any] = {"record": record, "dataset": cells, "fitted": fitted}
-    evaluation.write_page(page, {**found, "result": result, "threshold": None})
-    _tell(output, record, result)
+    evaluation.write_page(page, {**found, "result": result, "threshold": limit})
+    _tell(output, record, result, limit)
 
 
-def _tell(output: Path, record: dict[str, Any], result: Evaluation) -> None:
+def _tell(
+    output: Path, record: dict[str, Any], result: Evaluation, limit: float | None
+) -> None:
     say(f"image AUROC: {record['image_auroc']:.4f}")
     for name, kept in record["num_components"].items():
         active = record["active_per_position"][name]
@@ -83,4 +89,12 @@ def _tell(output: Path, record: dict[str, Any], result: Evaluation) -> None:
     say("per image: " + ", ".join(f"{name} {1000 * v:.1f} ms" for name, v in per_image))
     normal, bad = (np.median(result.scores[result.labels == label]) for label in (0, 1))
     say(f"median score: normal {normal:.1f}, defective {bad:.1f}")
+    if limit is not None:
+        above = result.scores > limit
+        normal, bad = (np.mean(above[result.labels == label]) for label in (0, 1))
+        say(
+            f"threshold {limit:.1f}, from normal cells alone, for {RATE:.0%} false "
+            f"positives: {normal:.1%} of the normal cells are above it and {bad:.1%} "
+            "of the defective ones"
+        )
     say(f"{record['seconds']:.0f} s in all; see {output}/")

@@ -75,7 +75,7 @@ def parser(
     add("--tfds", action="store_true", help="the folder holds prepared records")
     add("--cache", type=Path, help="folder for features and mixtures; OUTPUT/cache")
     runner.add_options(out)
-    out.set_defaults(listed=bool(categories))
+    out.set_defaults(listed=bool(categories), paper=True)
     return out
 
 

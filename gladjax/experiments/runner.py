@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import jax
+import numpy as np
 
 from gladjax import backbone as backbones
 from gladjax import detector, files, images, mixture, weights
@@ -40,6 +41,7 @@ def glad(
     settings: Settings,
     pictures: Path | None = None,
     method: str = "glad",
+    folds: int = 0,
 ) -> tuple[Record, Detector, Evaluation]:
     """Fits GLAD to the training images and evaluates it on the test images.
 
@@ -50,6 +52,7 @@ def glad(
       settings: How to fit.
       pictures: Folder for a picture per test image; none by default.
       method: Name in the record.
+      folds: Folds of training images that calibrate, left out in turn; 0 for none.
 
     Returns:
       The record, the detector and the evaluation.
@@ -61,8 +64,16 @@ def glad(
     begun = time.perf_counter()
     with Bar(name) as bar:
         fitted, info = detector.fit_info(
-            jax.random.key(seed), backbone, train, settings=settings, progress=bar
+            jax.random.key(seed),
+            backbone,
+            train,
+            settings=settings,
+            folds=folds,
+            progress=bar,
         )
+        if info.left_out is not None:
+            scores = info.left_out[np.isfinite(info.left_out)]
+            fitted = dataclasses.replace(fitted, calibration=scores)
         fit_seconds = time.perf_counter() - begun
         result = evaluation.evaluate(
             fitted,
@@ -97,7 +108,10 @@ def sizes(fitted: Detector) -> Record:
     layers = fitted.layers.items()
     arrays = [(layer.mixture, layer.local_weights) for _, layer in layers]
     return {
-        "num_components": {n: len(layer.mixture.means) for n, layer in layers},
+        "num_components": {
+            n: int(np.isfinite(np.asarray(layer.mixture.log_weights)).sum())
+            for n, layer in layers
+        },
         "active_per_position": {
             name: round(float(weights.active(layer.local_weights).mean()), 4)
             for name, layer in layers
@@ -122,10 +136,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", type=Path, help="file with the network's weights")
     add("--output", type=Path, required=True, help="folder for results")
     add("--seeds", nargs="+", type=int, default=[0], help="one row for each")
-    add("--num-components", type=int, default=Settings.num_components)
-    add("--max-samples", type=int, default=Settings.max_samples, help="0 for all")
-    add("--max-steps", type=int, default=Settings.max_steps)
-    add("--radius", type=float, default=Settings.radius)
+    add("--paper", action="store_true", help="the paper's settings, but what is given")
+    add("--num-components", type=int, help="0 to choose them from the images")
+    add("--max-samples", type=int, help="0 for all")
+    add("--max-steps", type=int)
+    add("--tolerance", type=float)
+    add("--radius", type=float)
     add("--motion", default="", help="align by this motion; not aligned by default")
     add("--coarse", action="store_true", help="align at any angle")
     add("--heat-maps", action="store_true", help="write a picture per test image")
@@ -135,8 +151,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def settings(options: argparse.Namespace) -> Settings:
     """Returns the settings that the command line asks for, see `add_options`."""
-    names = ("num_components", "max_samples", "max_steps", "radius", "motion", "coarse")
-    return Settings(**{name: getattr(options, name) for name in names})
+    names = ("num_components", "max_samples", "max_steps", "tolerance", "radius")
+    given = {name: getattr(options, name) for name in (*names, "motion", "coarse")}
+    known = Settings.paper if options.paper else Settings
+    return known(**{name: one for name, one in given.items() if one is not None})
 
 
 @contextlib.contextmanager

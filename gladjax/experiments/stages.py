@@ -28,7 +28,12 @@ from gladjax.experiments.store import Piece
 from gladjax.mixture import GaussianMixture
 from gladjax.weights import LocalWeights
 
-PAPER = {"num_components": 1000, "max_samples": 0, "max_steps": 100}
+PAPER = {
+    "num_components": 1000,
+    "max_samples": 0,
+    "max_steps": 100,
+    "tolerance": 1e-6,
+}
 """Settings of the paper that a quick run reduces."""
 WEIGHTS = ("starts", "components", "log_weights")
 
