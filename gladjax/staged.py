@@ -25,7 +25,7 @@ Reference: Artola et al., "GLAD", WACV 2023, Section 3.1.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,9 @@ SHORT = 6  # Steps, at most, of a fit that only chooses.
 LOOSE = 1e-4  # Its stopping rule.
 SEEDED = 4  # One sample in so many may be a centre, where there are many.
 FEW = 4  # Of fewer images none is held out.
+
+
+State = tuple[GaussianMixture, AnyArray]
 
 
 class Choice(NamedTuple):
@@ -115,7 +118,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
         max_steps=max_steps,
         tolerance=tolerance,
         monitor=monitor,
-        snapshot=lambda state: {"labels": np.asarray(state[1])},
+        snapshot=_labels_of,
     )
     nothing = np.zeros((0, 5))
     state, history, converged = loop(Steps(few, most, *options), state, nothing)
@@ -154,7 +157,8 @@ def _rescaled(fitted: GaussianMixture, new: Samples, old: Samples) -> GaussianMi
     return mixture.rescaled(fitted, by) if by else fitted
 
 
-State = tuple[GaussianMixture, AnyArray]
+def _labels_of(state: State) -> dict[str, Any]:
+    return {"labels": np.asarray(state[1])}
 
 
 def _begun(

@@ -1,9 +1,12 @@
 """Settings and fixtures shared by all tests."""
 
+import atexit
 import gc
 import os
 import pathlib
+import shutil
 import signal
+import tempfile
 
 # Virtual devices for the sharding tests; a single program still uses device 0. Programs
 # are compiled without optimisation: here most of the time is compiling, not running.
@@ -13,12 +16,16 @@ os.environ.setdefault(
     "--xla_llvm_disable_expensive_passes=true",
 )
 
-# Tests of commands leave nothing in the user's cache folder.
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "true")
+# Programs are kept for the programs that tests start and for later modules; nothing is
+# left in the user's cache folder.
+PROGRAMS = tempfile.mkdtemp(prefix="gladjax-programs-")
+atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
-import jax
-import numpy as np
-import pytest
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -29,6 +36,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+MAPS = 20_000  # Of memory; Linux allows 65,530.
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -37,6 +45,16 @@ def _compiled_programs_end_with_their_module():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _compiled_programs_end_before_there_are_too_many():
+    """Does so within a module of many programs."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(params=[0], ids=lambda s: f"seed{s}")

@@ -168,7 +168,7 @@ def assigned(
         )
 
     def without(
-        x: Array, guess: Array | None, given: Array | None
+        x: Array, guess: Array | None, given: Array
     ) -> tuple[tuple[Array, Array, Array], Array]:
         del guess
         label = jnp.full(x.shape[:1], -1, jnp.int32)

@@ -240,7 +240,7 @@ def _motion(
 def calibrated(
     key: jax.Array,
     paths: Sequence[Path],
-    work: "_Work",
+    work: Any,  # noqa: ANN401 - a callable of paths, see `_Work`
     how: str,
     rate: float,
     progress: Progress,

@@ -174,7 +174,7 @@ def scores(
     """
     found = np.full(len(places), np.nan)
     for i in np.flatnonzero(places >= 0):
-        counted = np.asarray(detector.mask) & valid[i if len(valid) > 1 else 0]
+        counted = np.asarray(detector.mask) & valid[int(i) if len(valid) > 1 else 0]
         whole = tuple(jnp.asarray(one[i]) for one in maps)
         found[i] = float(_score(whole, counted, detector.settings.quantile))
     return found

@@ -233,8 +233,9 @@ def _left_out(options: argparse.Namespace) -> list[dict[str, Any]]:
     network = backbone.load("efficientnet_lite0")
     cells = [r.image for r in datasets.elpv().records if r.label == 0]
     studies = {"elpv": cells}
-    for name in options.categories if options.data_root is not None else []:
-        data = datasets.mvtec(options.data_root, name)
+    root = options.data_root
+    for name in options.categories if root else []:
+        data = datasets.mvtec(Path(root), name)
         studies[name] = [r.image for r in data.records if r.label == 0]
     records = []
     for name, paths in studies.items():

@@ -13,6 +13,9 @@ from gladjax.covariance import Shrinkage
 from gladjax.mixture import GaussianMixture
 from gladjax.online.moments import Moments, floor, joined, moments, scaled
 
+ROOM = (1 << 12, 1 << 16)  # Rows, and numbers of inverses, that there is room for.
+TOGETHER = 32  # The number of components is a multiple of it, the last ones dead.
+
 
 class Model:
     """Moments of all components and the mixture that they give.
@@ -40,7 +43,7 @@ class Model:
         self.moments = list(moments)
         self._dtype, self._min_count, self._shrinkage = dtype, min_count, shrinkage
         self._floor = np.asarray(floor(self.moments), dtype)
-        self._room = (1, 1)
+        self._room = ROOM
         self.refit()
 
     def absorb(
@@ -102,10 +105,16 @@ class Model:
         shares = np.where(alive, counts, 0)
         with np.errstate(divide="ignore"):
             log_weights = np.log(shares / max(shares.sum(), np.finfo(dtype).tiny))
-        k = len(counts)
+        means = np.stack([mean for _, mean, _ in self.moments]).astype(dtype)
+        # Dead components make room for those that come.
+        more = (0, -len(counts) % TOGETHER)
+        k = len(counts) + more[1]
+        counts, ranks = np.pad(counts, more), np.pad(ranks, more)
         blank = GaussianMixture(
-            log_weights=log_weights.astype(dtype),
-            means=np.stack([mean for _, mean, _ in self.moments]).astype(dtype),
+            log_weights=np.pad(
+                log_weights.astype(dtype), more, constant_values=-np.inf
+            ),
+            means=np.pad(means, (more, (0, 0))),
             rows=np.pad(rows.astype(dtype), ((0, self._room[0] - len(rows)), (0, 0))),
             inverses=np.zeros(self._room[1], dtype),
             offsets=(np.cumsum(ranks) - ranks).astype(np.int32),

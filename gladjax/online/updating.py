@@ -199,7 +199,7 @@ class _Learner:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns labels and costs of some samples."""
         labels, costs = [], []
-        size = min(max(len(rows), 1), SLICE)
+        size = min(1 << max(len(rows) - 1, 0).bit_length(), SLICE)
         for first in range(0, len(rows), size):
             part = slice(first, first + size)
             missing = size - len(rows[part])  # One shape, one program.

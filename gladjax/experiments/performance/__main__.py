@@ -20,8 +20,8 @@ from gladjax.experiments.performance import (
     peers,
 )
 
-Records = list[dict[str, Any]]
-Table = list[tuple[str, ...]]
+Records = dict[str, Any] | list[dict[str, Any]]
+Table = Sequence[Sequence[str]]
 
 
 def _accelerator(options: argparse.Namespace) -> tuple[Records, Table]:
