@@ -21,6 +21,7 @@ Reference: Artola et al., "GLAD", WACV 2023.
 
 from gladjax.detector.fitting import fit as fit
 from gladjax.detector.fitting import fit_info as fit_info
+from gladjax.detector.fitting import fit_mixture as fit_mixture
 from gladjax.detector.inference import align_image as align_image
 from gladjax.detector.inference import features as features
 from gladjax.detector.inference import log_maps as log_maps
@@ -53,6 +54,7 @@ __all__ = [
     "features",
     "fit",
     "fit_info",
+    "fit_mixture",
     "log_maps",
     "run",
     "score",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from gladjax import (
     assign,
@@ -256,7 +256,9 @@ def _learn(
     clock: _Clock,
 ) -> _Learnt:
     settings, shrinkage, places = how
-    mixture, info, choice = _fit_mixture(key, maps, keep, settings, shrinkage, monitor)
+    mixture, info, choice = fit_mixture(
+        key, maps, keep, settings=settings, shrinkage=shrinkage, monitor=monitor
+    )
     clock.stop("mixtures")
     local = None
     if settings.local:
@@ -284,15 +286,29 @@ def _learn(
     return _Learnt(layer, info, local, choice, alone)
 
 
-def _fit_mixture(
+def fit_mixture(
     key: Array,
-    maps: np.ndarray,
-    keep: np.ndarray,
+    maps: Float[AnyArray, "m h w d"],
+    keep: Bool[np.ndarray, "m h w"],
+    *,
     settings: Settings,
-    shrinkage: Shrinkage,
-    monitor: Callable[[kmle.Snapshot | em.Snapshot], None] | None,
+    shrinkage: Shrinkage = covariance.oas,
+    monitor: Callable[[kmle.Snapshot | em.Snapshot], None] | None = None,
 ) -> tuple[GaussianMixture, KMLEInfo, Choice | None]:
-    """Returns a mixture, its report with a label for every sample, and the choice."""
+    """Fits the mixture of a layer.
+
+    Args:
+      key: Randomness.
+      maps: Feature maps of the training images.
+      keep: Cells that count.
+      settings: Everything that is a number.
+      shrinkage: Shrinkage intensity of the covariances.
+      monitor: Called after every step.
+
+    Returns:
+      The mixture; its report, with a label for every sample, -1 where it took no part;
+      and how the number of components was chosen, None where it was given.
+    """
     if settings.num_components == 0:
         return staged.fit(
             key,

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gladjax import covariance, em, kmle, masks, mixture, scoring, weights
+from gladjax import covariance, detector, masks, mixture, scoring, weights
 from gladjax.detector import Settings
 from gladjax.experiments import store
 from gladjax.experiments.sources import Source
@@ -156,30 +156,17 @@ def _mixture(source: Source, layer: str, recipe: Recipe, keep: np.ndarray) -> Pi
     layers = source.blank.backbone.layers
     keys = jax.random.split(jax.random.key(recipe.seed), len(layers))
     key = keys[layers.index(layer)]
-    draw, key = jax.random.split(key)
-    maps, settings = source.train[layer], recipe.settings
-    samples, used = maps.reshape(-1, maps.shape[-1]), keep.ravel()
-    limit = settings.max_samples
-    if limit and used.sum() > limit:
-        index = np.flatnonzero(used)
-        chosen = jax.random.choice(draw, len(index), (limit,), replace=False)
-        samples = samples[index[np.sort(np.asarray(chosen))]]
-        used = np.ones(limit, bool)
-    options: dict[str, Any] = {
-        "num_components": settings.num_components,
-        "max_steps": settings.max_steps,
-        "tolerance": settings.tolerance,
-        "min_count": settings.min_count,
-        "shrinkage": covariance.oas if recipe.oas else covariance.no_shrinkage,
-    }
+    settings = dataclasses.replace(recipe.settings, estimator=recipe.estimator)
+    shrinkage = covariance.oas if recipe.oas else covariance.no_shrinkage
     begun = time.perf_counter()
-    fit = em.fit if recipe.estimator == "em" else kmle.fit
-    fitted, report = fit(key, samples, valid=used, **options)
+    fitted, report, _ = detector.fit_mixture(
+        key, source.train[layer], keep, settings=settings, shrinkage=shrinkage
+    )
     info = {
         "seconds": time.perf_counter() - begun,
         "steps": len(report.log_likelihood),
         "converged": report.converged,
-        "num_samples": int(used.sum()),
+        "num_samples": int(np.sum(np.asarray(report.labels) >= 0)),
     }
     names = [field.name for field in dataclasses.fields(fitted)]
     return Piece({name: np.asarray(getattr(fitted, name)) for name in names}, info)
