@@ -170,9 +170,12 @@ class Names:
         """Returns a path below the shared folder; an outer one has all its folders."""
         whole = pathlib.Path(os.path.abspath(path))
         try:
-            return whole.relative_to(self._base)
+            place = whole.relative_to(self._base)
         except ValueError:
-            return whole.relative_to(whole.anchor)
+            place = whole.relative_to(whole.anchor)
+        # What is a drive or a folder elsewhere is a part of a name here.
+        parts = [part.replace("\\", "_").replace(":", "_") for part in place.parts]
+        return pathlib.Path(*parts)
 
 
 def _shortened(stem: str, ending: str) -> str:

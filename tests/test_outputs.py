@@ -198,6 +198,7 @@ def test_long_names_are_cut_and_stay_different(tmp_path):
 
 
 @hypothesis.given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=6))
+@hypothesis.example(["A:", "A_", "a\\..\\b.png", "\\x"])
 @hypothesis.settings(max_examples=200, deadline=None)
 def test_any_names_are_different_and_inside(tmp_path_factory, texts):
     folder = tmp_path_factory.getbasetemp() / "out"
