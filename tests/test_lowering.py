@@ -23,6 +23,7 @@ from gladjax import (
     samples,
     scoring,
     seeding,
+    steps,
     weights,
 )
 from gladjax.align import plan, pyramid, registration, robust
@@ -118,7 +119,7 @@ def test_faults_are_found():
 def test_k_mle_lowers(platform):
     x, used, labels = of((N, D)), of((N,), bool), of((N,), jnp.int32)
     floor, axes = jax.eval_shape(samples._summary, x, used)
-    old, room = mixture_of(N, K), (K * D, ROOM)
+    old = mixture_of(N, K)
     options = {"min_count": 2, "shrinkage": covariance.oas}
     seed = jax.jit(seeding.kmeans_plus_plus, static_argnums=2)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -128,10 +129,10 @@ def test_k_mle_lowers(platform):
         "floor and axes": lowered(samples._summary, platform, x, used),
         "seeds": lowered(seed, platform, key, few, K),
         "start": lowered(kmle._euclidean, platform, x, used, of((K, D)), 0),
-        "E-step": lowered(kmle._search, platform, old, x, used, labels, axes, 0),
-        "room": lowered(kmle._needed, platform, labels, K, D),
+        "E-step": lowered(steps._search, platform, old, x, used, labels, axes, 0),
+        "room": lowered(steps._needed, platform, labels, K, D),
         "M-step": lowered(
-            kmle._reestimate, platform, old, x, labels, floor, K, room, **options
+            steps._reestimate, platform, old, x, labels, floor, **options
         ),
     }
     for name, text in programs.items():
@@ -156,15 +157,12 @@ def test_local_weights_lower(platform):
     bounds = jax.eval_shape(fitting._prepare, mixture, some, keep)
     shares, labels = of((COMPONENTS, h * w)), of((M, h * w), jnp.int32)
     x, used = of((M, h, w, D)), of((M, h, w), bool)
-    search = (mixture, bounds, shares, x, used)
-    grids = of((M, h, w), jnp.int32)
-    before = jax.eval_shape(
-        lambda *args: weights.LabelCounts(*args, GRID), *[of((5003,), jnp.int32)] * 3
-    )
+    around = of((h, w, COMPONENTS))
+    search = ((mixture, bounds, shares), x, used, labels, around, 2.0)
     programs = {
         "axes": lowered(fitting._prepare, platform, mixture, some, keep),
-        "step": lowered(fitting._search, platform, *search, labels),
-        "weights": lowered(fitting._weigh, platform, mixture, grids, before, 2.0, 0.5),
+        "step": lowered(fitting._search, platform, *search),
+        "weights": lowered(fitting.weigh, platform, mixture, around, 0.5),
     }
     for name, text in programs.items():
         assert not faults(text, platform, M * h * w * COMPONENTS), name
@@ -191,11 +189,13 @@ def test_batch_scoring_lowers(platform):
         of((entries,), jnp.int32),
         of((entries,)),
     )
-    prepared = jax.eval_shape(scoring.prepare, mixture, local)
+    prepared = jax.eval_shape(scoring.prepare_dense, mixture, of((COMPONENTS, count)))
     layers = {"wide": Layer(mixture, local, prepared)}
     maps, counted = (of((M, *GRID)),), of((M, *SIZE), bool)
     programs = {
-        "preparation": lowered(scoring.prepare, platform, mixture, local),
+        "preparation": lowered(
+            scoring.prepare_dense, platform, mixture, of((COMPONENTS, count))
+        ),
         "maps": lowered(inference.run, platform, network, layers, of((M, *SIZE, 3))),
         "scores": lowered(
             inference._summarise, platform, maps, counted, 0.005, 4.0, SIZE
