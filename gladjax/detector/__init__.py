@@ -22,6 +22,7 @@ Reference: Artola et al., "GLAD", WACV 2023.
 from gladjax.detector.fitting import fit as fit
 from gladjax.detector.fitting import fit_info as fit_info
 from gladjax.detector.fitting import fit_mixture as fit_mixture
+from gladjax.detector.fitting import fit_weights as fit_weights
 from gladjax.detector.inference import align_image as align_image
 from gladjax.detector.inference import features as features
 from gladjax.detector.inference import log_maps as log_maps
@@ -55,6 +56,7 @@ __all__ = [
     "fit",
     "fit_info",
     "fit_mixture",
+    "fit_weights",
     "log_maps",
     "run",
     "score",

@@ -43,7 +43,7 @@ from gladjax.images import place
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.staged import Choice
-from gladjax.weights import WeightsInfo
+from gladjax.weights import LabelCounts, LocalWeights, WeightsInfo
 
 
 def fit(
@@ -260,19 +260,7 @@ def _learn(
         key, maps, keep, settings=settings, shrinkage=shrinkage, monitor=monitor
     )
     clock.stop("mixtures")
-    local = None
-    if settings.local:
-        shares, local = weights.fit_info(
-            mixture,
-            maps,
-            radius=settings.radius,
-            prior=settings.prior,
-            valid=keep,
-            max_steps=settings.max_steps,
-            tolerance=settings.tolerance,
-        )
-    else:
-        shares = weights.uniform(mixture, maps.shape[1:3])
+    shares, local = fit_weights(mixture, maps, keep, settings)
     kept = None
     if settings.keep_statistics:
         kept = _keep(mixture, maps, keep, info, local)
@@ -346,6 +334,41 @@ def fit_mixture(
         labels[index] = np.asarray(info.labels)
         info = info._replace(labels=labels)
     return mixture, info, None
+
+
+def fit_weights(
+    mixture: GaussianMixture,
+    maps: Float[AnyArray, "m h w d"],
+    keep: Bool[np.ndarray, "m h w"],
+    settings: Settings,
+    *,
+    before: LabelCounts | None = None,
+) -> tuple[LocalWeights, WeightsInfo | None]:
+    """Fits the local weights of a layer, where the settings ask for them.
+
+    Args:
+      mixture: The mixture of the layer.
+      maps: Feature maps of the training images.
+      keep: Cells that count.
+      settings: Everything that is a number.
+      before: Labels of images that are not here any more, counted beside these.
+
+    Returns:
+      The weights and their report; the global ones everywhere, and None, where they
+      are not local.
+    """
+    if not settings.local:
+        return weights.uniform(mixture, maps.shape[1:3]), None
+    return weights.fit_info(
+        mixture,
+        maps,
+        radius=settings.radius,
+        prior=settings.prior,
+        valid=keep,
+        max_steps=settings.max_steps,
+        tolerance=settings.tolerance,
+        before=before,
+    )
 
 
 def on_grid(valid: Sequence[np.ndarray], maps: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from gladjax import covariance, online, scoring, weights
 from gladjax.covariance import Shrinkage
-from gladjax.detector.fitting import collect, on_grid
+from gladjax.detector.fitting import collect, fit_weights, on_grid
 from gladjax.detector.model import Detector, Images, Kept, Layer, Progress, Settings
 from gladjax.online import Schedule
 
@@ -74,20 +74,9 @@ def _weighed(
     """Returns a layer with the local weights of all images."""
     assert layer.kept is not None
     counts = layer.kept.counts
-    if settings.local:
-        shares, info = weights.fit_info(
-            layer.mixture,
-            maps,
-            radius=settings.radius,
-            prior=settings.prior,
-            valid=keep,
-            max_steps=settings.max_steps,
-            tolerance=settings.tolerance,
-            before=counts,
-        )
+    shares, info = fit_weights(layer.mixture, maps, keep, settings, before=counts)
+    if info is not None:
         counts = weights.label_counts(info.labels, before=counts)
-    else:
-        shares = weights.uniform(layer.mixture, maps.shape[1:3])
     return Layer(
         mixture=layer.mixture,
         local_weights=shares,

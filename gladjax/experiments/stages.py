@@ -180,18 +180,8 @@ def _weights(
     *,
     local: bool,
 ) -> LocalWeights:
-    settings = recipe.settings
-    if not local:
-        return weights.uniform(fitted, maps.shape[1:3])
-    return weights.fit(
-        fitted,
-        maps,
-        radius=settings.radius,
-        prior=settings.prior,
-        valid=keep,
-        max_steps=settings.max_steps,
-        tolerance=settings.tolerance,
-    )
+    settings = dataclasses.replace(recipe.settings, local=local)
+    return detector.fit_weights(fitted, maps, keep, settings)[0]
 
 
 def log_maps(fitted: GaussianMixture, local: LocalWeights, maps: np.ndarray) -> Piece:
