@@ -9,9 +9,8 @@ import numpy as np
 
 from gladjax import backbone, calibrate, datasets, outputs
 from gladjax.cli import evaluation, options
-from gladjax.cli.fitting import FOLDS
 from gladjax.cli.saying import say
-from gladjax.detector import Settings
+from gladjax.detector import FOLDS, Settings
 from gladjax.experiments import runner
 from gladjax.experiments.evaluation import Evaluation
 

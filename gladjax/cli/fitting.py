@@ -18,12 +18,11 @@ from gladjax.backbone import Backbone
 from gladjax.cli import inputs, options, reading
 from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
-from gladjax.detector import Detector, FitInfo, Settings
+from gladjax.detector import FOLDS, Detector, FitInfo, Settings
 
 MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")
 ALIGN_SAMPLE = 24  # Images that the decision to align looks at.
 HELD_SHARE = 0.2
-FOLDS = 10  # Parts of the images that are left out in turn.
 
 EPILOG = """\b
 Examples:
@@ -187,7 +186,6 @@ class _Work:
     ) -> None:
         self._key, self._network, self.settings = key, network, settings
         self._mask, self.read, self._reference = mask, read, reference
-        self.size = network.image_size
         self.info: FitInfo | None = None
 
     @property
@@ -264,18 +262,24 @@ def calibrated(
     if count < 2 or how == "none":
         calibrate.threshold(np.zeros(0), rate)  # Warns.
         return work(paths, progress), "none"
+
+    def fit_some(some: Sequence[Path]) -> Detector:
+        return work([*paths[:always], *some], progress)
+
+    def score_one(fitted: Detector, path: Path) -> float:
+        size = fitted.backbone.image_size
+        return detector.score(fitted, work.read(path), shape=size).score
+
     if how == "left-out":
         fitted = work(paths, progress, folds=min(FOLDS, count))
         scores = work.left_out[always:]
     else:
-        learn, held = calibrate.hold_out(
-            key, count, num_held=max(1, int(HELD_SHARE * count))
-        )
-        some = [*paths[:always], *(paths[always + i] for i in learn)]
-        fitted, size = work(some, progress), work.size
-        pictures = (work.read(paths[always + i]) for i in held)
-        scores = np.array(
-            [detector.score(fitted, one, shape=size).score for one in pictures]
+        fitted, scores = calibrate.scores(
+            key,
+            paths[always:],
+            fit_some,
+            score_one,
+            num_held=max(1, int(HELD_SHARE * count)),
         )
     calibrate.threshold(scores, rate)  # Warns.
     return dataclasses.replace(fitted, calibration=usable(scores)), how

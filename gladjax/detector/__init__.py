@@ -30,6 +30,7 @@ from gladjax.detector.inference import run as run
 from gladjax.detector.inference import score as score
 from gladjax.detector.inference import score_batch as score_batch
 from gladjax.detector.inference import summarise as summarise
+from gladjax.detector.left_out import FOLDS as FOLDS
 from gladjax.detector.model import Aligned as Aligned
 from gladjax.detector.model import Detector as Detector
 from gladjax.detector.model import FitInfo as FitInfo
@@ -42,6 +43,7 @@ from gladjax.detector.model import Settings as Settings
 from gladjax.detector.updating import update as update
 
 __all__ = [
+    "FOLDS",
     "Aligned",
     "Detector",
     "FitInfo",

@@ -29,6 +29,7 @@ from gladjax.detector.model import Detector, Settings
 from gladjax.mixture import GaussianMixture
 from gladjax.staged import SAMPLES
 
+FOLDS = 10  # Parts of the images that are left out in turn, where there are enough.
 Labels = tuple[Int[np.ndarray, " n"], Int[np.ndarray, "m h w"] | None]
 
 
@@ -81,19 +82,17 @@ def log_maps(
     )
     fold = np.pad(places[index // (h * w)], (0, missing), constant_values=-1)
     label = np.pad(own[index], (0, missing), constant_values=-1)
-    around = weights.none_yet(k, (h, w), radius=settings.radius)
-    if where is not None:
-        for first in range(0, m, weights.IMAGES):
-            some = _filled(where[first : first + weights.IMAGES], weights.IMAGES, -1)
-            around = around + _around(some, k, settings.radius)
+    size = int(np.bincount(places[places >= 0]).max(initial=1))
+    counted: dict[int, Array] = {}
+    if where is not None:  # Counts are sums over the folds, and images of none.
+        for f in range(-1, places.max(initial=-1) + 1):
+            counted[f] = _around(where[places == f], size, k, settings.radius)
+    around = sum(counted.values(), start=jnp.zeros((h, w, k), jnp.float32))
     room = _room(mixture, label, fold)
-    size = int(np.bincount(places[places >= 0]).max(initial=0))
     found = np.full((m, h, w), np.nan, np.float32)
     for f in range(places.max(initial=-1) + 1):
         out = np.flatnonzero(places == f)
-        rest = around
-        if where is not None:
-            rest = around - _around(_filled(where[out], size, -1), k, settings.radius)
+        rest = around - counted[f] if counted else around
         values = _log_maps(
             given._replace(exponent=0, scaled=0),
             np.where(fold == f, -1, label),
@@ -110,8 +109,15 @@ def _filled(part: np.ndarray, size: int, value: int) -> np.ndarray:
     return np.pad(part, pad, constant_values=value)
 
 
+def _around(
+    labels: np.ndarray, size: int, k: int, radius: float
+) -> Float[Array, "h w k"]:
+    """Returns the windowed counts of at most ``size`` images."""
+    return _counts(_filled(labels, size, -1), k, radius)
+
+
 @partial(jax.jit, static_argnums=(1, 2))
-def _around(labels: Array, k: int, radius: float) -> Float[Array, "h w k"]:
+def _counts(labels: Array, k: int, radius: float) -> Float[Array, "h w k"]:
     return weights.counts(labels, k, radius=radius)
 
 

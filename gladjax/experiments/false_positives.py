@@ -36,7 +36,6 @@ from gladjax.backbone import Backbone
 from gladjax.experiments import runner
 
 RATES = (0.05, 0.1)
-FOLDS = 10
 NUM_SPLITS = 20
 
 
@@ -193,7 +192,7 @@ def left_out_splits(
                 network,
                 images.Lazy(train),
                 settings=settings,
-                folds=FOLDS,
+                folds=detector.FOLDS,
             )
             assert info.left_out is not None
             scores = [

@@ -27,11 +27,9 @@ Differs from the reference in
 Reference: Artola et al., "GLAD", WACV 2023, Section 3.2.
 """
 
-from gladjax.weights.fitting import IMAGES as IMAGES
 from gladjax.weights.fitting import WeightsInfo as WeightsInfo
 from gladjax.weights.fitting import fit as fit
 from gladjax.weights.fitting import fit_info as fit_info
-from gladjax.weights.fitting import none_yet as none_yet
 from gladjax.weights.fitting import weigh as weigh
 from gladjax.weights.local import LabelCounts as LabelCounts
 from gladjax.weights.local import LocalWeights as LocalWeights
@@ -44,7 +42,6 @@ from gladjax.weights.local import listed as listed
 from gladjax.weights.local import uniform as uniform
 
 __all__ = [
-    "IMAGES",
     "LabelCounts",
     "LocalWeights",
     "WeightsInfo",
@@ -56,7 +53,6 @@ __all__ = [
     "fit_info",
     "label_counts",
     "listed",
-    "none_yet",
     "uniform",
     "weigh",
 ]

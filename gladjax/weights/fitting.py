@@ -176,7 +176,7 @@ class _Steps:
         labels = np.full((m, h * w), -1, np.int32)
         cost, numbers = 0.0, np.zeros(2)
         radius, prior, past = self._options
-        around = none_yet(len(weights), (h, w), radius=radius, before=past)
+        around = _none_yet(len(weights), (h, w), radius=radius, before=past)
         for first in range(0, m, IMAGES):
             part = slice(first, first + IMAGES)
             x, used, start = self._features[part], self._used[part], before[part]
@@ -199,7 +199,7 @@ class _Steps:
         return (labels, new), row
 
 
-def none_yet(
+def _none_yet(
     num_components: int,
     shape: tuple[int, int],
     *,
