@@ -106,10 +106,7 @@ def init(
         centres = seed(key, features, num_components)
         labels = seeding.euclidean(features, centres)
     else:
-        # Invalid samples are drawn as if they were copies of a valid one.
-        valid = jnp.asarray(valid)
-        stand_in = features[jnp.argmax(valid)]
-        clean = jnp.where(valid[:, None], features, stand_in[None, :])
+        clean = seeding.filled(features, valid)
         centres = seed(key, clean, num_components)
         labels = jnp.where(valid, seeding.euclidean(clean, centres), -1)
     fitted = estimation.maximize(
@@ -224,11 +221,8 @@ def fit(  # noqa: PLR0913 - the paper's parameters, and how a long fit is watche
         monitor=monitor,
         snapshot=lambda state: {"labels": np.asarray(state[1])},
     )
-    fitted, labels = state
-    if given.scaled:  # The costs of the history are those of the scaled samples.
-        history = history.copy()  # The snapshots keep theirs.
-        history[:, 0] += given.scaled * features.shape[1] * math.log(2)
-        fitted = mixture.rescaled(fitted, -given.scaled)
+    labels = state[1]
+    fitted, history = steps.restored(state[0], history)
     info = iteration.reported(
         fitted.log_weights, np.asarray(labels), history, converged=converged
     )

@@ -337,24 +337,29 @@ def chosen(
     )
 
 
+def room(needed: int) -> int:
+    """Returns the next of four sizes an octave that is enough.
+
+    Args:
+      needed: A size.
+    """
+    step = 1 << max((needed - 1).bit_length() - 3, 0)
+    return -(-needed // step) * step
+
+
 def roomy(mixture: GaussianMixture) -> GaussianMixture:
-    """Pads the flat arrays to one of four sizes an octave (NumPy arrays).
+    """Pads the flat arrays to a size that `room` gives (NumPy arrays).
 
     Mixtures of about the same size then share their compiled programs.
 
     Args:
       mixture: The mixture, outside of any trace.
     """
-
-    def room(n: int) -> int:
-        step = 1 << max((n - 1).bit_length() - 3, 0)
-        return -(-n // step) * step - n
-
     rows, inverses = np.asarray(mixture.rows), np.asarray(mixture.inverses)
     return dataclasses.replace(
         mixture,
-        rows=np.pad(rows, ((0, room(len(rows))), (0, 0))),
-        inverses=np.pad(inverses, (0, room(len(inverses)))),
+        rows=np.pad(rows, ((0, room(len(rows)) - len(rows)), (0, 0))),
+        inverses=np.pad(inverses, (0, room(len(inverses)) - len(inverses))),
     )
 
 

@@ -14,7 +14,7 @@ SODA 2007.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from gladjax import devices
 from gladjax.covariance import PRECISION
@@ -70,6 +70,19 @@ def random(
     """
     chosen = jax.random.choice(key, samples.shape[0], (num_components,), replace=False)
     return samples[chosen]
+
+
+def filled(
+    features: Float[Array, "n d"], valid: Bool[Array, " n"]
+) -> Float[Array, "n d"]:
+    """Returns samples of which those that do not count are copies of one that does.
+
+    Args:
+      features: Samples.
+      valid: Which of them count.
+    """
+    stand_in = features[jnp.argmax(valid)]
+    return jnp.where(valid[:, None], features, stand_in[None, :])
 
 
 def subsample(key: Key[Array, ""], valid: np.ndarray, size: int) -> np.ndarray:

@@ -121,21 +121,19 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
         snapshot=_labels_of,
     )
     nothing = np.zeros((0, 5))
-    state, history, converged = loop(Steps(few, most, *options), state, nothing)
+    steps = Steps(few, most, *options)
+    state, history, converged = loop(steps, state, nothing)
     limit = count if max_samples == 0 else min(max_samples, count)
     if limit > len(index):
         # Further samples join, from where the first ones led.
         index = seeding.subsample(more, used, limit)
         every = samples.gather(features[index], None)._replace(axes=few.axes)
         state = _rescaled(state[0], every, few), np.full(limit, -1, np.int32)
-        state, history, converged = loop(Steps(every, most, *options), state, nothing)
-        few = every
-    fitted, own = state
+        steps = Steps(every, most, *options)
+        state, history, converged = loop(steps, state, nothing)
+    fitted, history = steps.restored(state[0], history)
     labels = np.full(m * h * w, -1, np.int32)
-    labels[index] = np.asarray(own)[: len(index)]
-    if few.scaled:
-        history[:, 0] += few.scaled * d * math.log(2)
-        fitted = mixture.rescaled(fitted, -few.scaled)
+    labels[index] = np.asarray(state[1])[: len(index)]
     # The living ones first, in their order; labels are told anew.
     dead = ~np.isfinite(np.asarray(fitted.log_weights))
     order = np.argsort(dead, kind="stable")[:k]
@@ -191,10 +189,7 @@ def _centres(key: Array, given: Samples, most: int) -> Float[Array, "k d"]:
 
 @partial(jax.jit, static_argnums=3)
 def _drawn(key: Array, features: Array, used: Array, most: int) -> Array:
-    # What does not count is drawn as if it were a copy of what does.
-    stand_in = features[jnp.argmax(used)]
-    clean = jnp.where(used[:, None], features, stand_in[None, :])
-    return seeding.kmeans_plus_plus(key, clean, most)
+    return seeding.kmeans_plus_plus(key, seeding.filled(features, used), most)
 
 
 @jax.jit

@@ -11,6 +11,7 @@ Differs from the reference in: nothing, see `gladjax.kmle`.
 Reference: Artola et al., "GLAD", WACV 2023, Section 3.1.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -107,6 +108,23 @@ class Steps:
         if old is None:
             old = mixture.blank(k, d, rows, self._entries, given.features.dtype)
         return _reestimate(old, given.features, labels, given.floor, **self._options)
+
+    def restored(
+        self, fitted: GaussianMixture, history: Float[np.ndarray, "t 5"]
+    ) -> tuple[GaussianMixture, Float[np.ndarray, "t 5"]]:
+        """Returns mixture and history in the scale in which the samples came.
+
+        Args:
+          fitted: A mixture of the samples as they are multiplied inside.
+          history: Per step, the log-likelihood first; it is not changed, since
+            snapshots keep it.
+        """
+        exponent = self._given.scaled
+        if not exponent:
+            return fitted, history
+        history = history.copy()
+        history[:, 0] += exponent * self._given.features.shape[1] * math.log(2)
+        return mixture.rescaled(fitted, -exponent), history
 
     def _streamed(
         self, old: GaussianMixture, labels: AnyArray

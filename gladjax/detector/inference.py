@@ -203,6 +203,23 @@ def run(
     )
 
 
+def read_off(
+    maps: tuple[Float[Array, "_h _w"], ...],
+    counted: Bool[AnyArray, "h w"],
+    quantile: float,
+) -> tuple[Float[Array, "_g _v"], Bool[Array, "_g _v"], Float[Array, ""]]:
+    """Returns the sum of the log-maps of an image, the cells that count, its score.
+
+    Args:
+      maps: Log-maps of all layers.
+      counted: Pixels that count.
+      quantile: Quantile of the sum that is the score.
+    """
+    whole = scoring.aggregate(maps)
+    mask = masks.to_grid(counted, (whole.shape[0], whole.shape[1]))
+    return whole, mask, scoring.image_score(whole, mask, q=quantile)
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _summarise(
     maps: tuple[Array, ...],
@@ -216,9 +233,7 @@ def _summarise(
     def one(
         parts: tuple[Array, ...], counted: Array
     ) -> tuple[Array, Array, Array, Array]:
-        whole = scoring.aggregate(parts)
-        mask = masks.to_grid(counted, (whole.shape[0], whole.shape[1]))
-        score = scoring.image_score(whole, mask, q=quantile)
+        whole, mask, score = read_off(parts, counted, quantile)
         return whole, mask, score, scoring.heat_map(whole, mask, size, sigma=sigma)
 
     if devices.sizes().together:

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import estimation, masks, samples, scoring, weights
+from gladjax import estimation, mixture, samples, scoring, weights
 from gladjax.covariance import Shrinkage
+from gladjax.detector.inference import read_off
 from gladjax.detector.model import Detector, Settings
 from gladjax.mixture import GaussianMixture
 from gladjax.staged import SAMPLES
@@ -50,7 +51,7 @@ def deal(count: int, folds: int, *, first: int = 0) -> Int[np.ndarray, " m"]:
 
 
 def log_maps(
-    mixture: GaussianMixture,
+    fitted: GaussianMixture,
     maps: Float[np.ndarray, "m h w d"],
     labels: Labels,
     places: Int[np.ndarray, " m"],
@@ -60,7 +61,7 @@ def log_maps(
     """Returns the log-maps of a layer, each under the other folds.
 
     Args:
-      mixture: The mixture of all images.
+      fitted: The mixture of all images.
       maps: Feature maps.
       labels: Of the samples that the mixture was fitted to, -1 for others; and those
         behind the local weights, None where weights are not local.
@@ -72,7 +73,7 @@ def log_maps(
       The maps; NaN for images that are never left out.
     """
     m, h, w, d = maps.shape
-    k = len(mixture.means)
+    k = len(fitted.means)
     own, where = labels
     index = np.flatnonzero(own >= 0)
     missing = max(SAMPLES - len(index), 0)
@@ -88,7 +89,7 @@ def log_maps(
         for f in range(-1, places.max(initial=-1) + 1):
             counted[f] = _around(where[places == f], size, k, settings.radius)
     around = sum(counted.values(), start=jnp.zeros((h, w, k), jnp.float32))
-    room = _room(mixture, label, fold)
+    room = _room(fitted, label, fold)
     found = np.full((m, h, w), np.nan, np.float32)
     for f in range(places.max(initial=-1) + 1):
         out = np.flatnonzero(places == f)
@@ -122,17 +123,16 @@ def _counts(labels: Array, k: int, radius: float) -> Float[Array, "h w k"]:
 
 
 def _room(
-    mixture: GaussianMixture, label: np.ndarray, fold: np.ndarray
+    given: GaussianMixture, label: np.ndarray, fold: np.ndarray
 ) -> tuple[int, int]:
     """Returns the sizes of the flat arrays that are enough for every fold."""
-    k, d = mixture.means.shape
+    k, d = given.means.shape
     whole = np.bincount(label[label >= 0], minlength=k)
-    entries = mixture.inverses.shape[0]
+    entries = given.inverses.shape[0]
     for f in range(fold.max(initial=-1) + 1):
         counts = whole - np.bincount(label[(fold == f) & (label >= 0)], minlength=k)
         entries = max(entries, int(np.sum(np.where(counts < d, counts, 0) ** 2)))
-    step = 1 << max(entries.bit_length() - 3, 0)
-    return mixture.rows.shape[0], -(-entries // step) * step
+    return given.rows.shape[0], mixture.room(entries)
 
 
 @partial(jax.jit, static_argnums=4)
@@ -182,12 +182,8 @@ def scores(
     for i in np.flatnonzero(places >= 0):
         counted = np.asarray(detector.mask) & valid[int(i) if len(valid) > 1 else 0]
         whole = tuple(jnp.asarray(one[i]) for one in maps)
-        found[i] = float(_score(whole, counted, detector.settings.quantile))
+        found[i] = float(_score(whole, counted, detector.settings.quantile)[2])
     return found
 
 
-@partial(jax.jit, static_argnums=2)
-def _score(maps: tuple[Array, ...], counted: Array, quantile: float) -> Array:
-    whole = scoring.aggregate(maps)
-    mask = masks.to_grid(counted, (whole.shape[0], whole.shape[1]))
-    return scoring.image_score(whole, mask, q=quantile)
+_score = jax.jit(read_off, static_argnums=2)
