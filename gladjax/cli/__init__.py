@@ -60,6 +60,7 @@ class Lazy(click.Group):
         """Returns a command, None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
+        cache.keep_programs()  # Before the command imports JAX.
         module = importlib.import_module(f"gladjax.cli.{COMMANDS[cmd_name][0]}")
         return getattr(module, cmd_name)
 
@@ -93,7 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
       SystemExit: Always, with one of the codes above.
     """
     interruption.install()
-    cache.keep_programs()
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # No name ends the output.

@@ -21,8 +21,6 @@ Reference: Artola et al., "GLAD", WACV 2023.
 
 from gladjax.detector.fitting import fit as fit
 from gladjax.detector.fitting import fit_info as fit_info
-from gladjax.detector.fitting import fit_mixture as fit_mixture
-from gladjax.detector.fitting import fit_weights as fit_weights
 from gladjax.detector.inference import align_image as align_image
 from gladjax.detector.inference import features as features
 from gladjax.detector.inference import log_maps as log_maps
@@ -30,6 +28,8 @@ from gladjax.detector.inference import run as run
 from gladjax.detector.inference import score as score
 from gladjax.detector.inference import score_batch as score_batch
 from gladjax.detector.inference import summarise as summarise
+from gladjax.detector.layers import fit_mixture as fit_mixture
+from gladjax.detector.layers import fit_weights as fit_weights
 from gladjax.detector.left_out import FOLDS as FOLDS
 from gladjax.detector.model import Aligned as Aligned
 from gladjax.detector.model import Detector as Detector

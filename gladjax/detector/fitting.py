@@ -1,49 +1,37 @@
 """Learning from images of good products."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Key
 
 from gladjax import (
-    assign,
     covariance,
     em,
     kmle,
     masks,
-    online,
-    scoring,
-    seeding,
-    staged,
-    weights,
 )
 from gladjax import features as extraction
 from gladjax.backbone import Backbone
 from gladjax.covariance import Shrinkage
 from gladjax.detector import left_out
 from gladjax.detector.inference import align_image, resized
+from gladjax.detector.layers import Clock, Learnt, learn
 from gladjax.detector.model import (
     Aligned,
     Detector,
     FitInfo,
     Image,
     Images,
-    Kept,
-    Layer,
     Progress,
     Settings,
     check,
 )
 from gladjax.images import place
-from gladjax.kmle import KMLEInfo
-from gladjax.mixture import AnyArray, GaussianMixture
-from gladjax.staged import Choice
-from gladjax.weights import LabelCounts, LocalWeights, WeightsInfo
+from gladjax.mixture import AnyArray
 
 
 def fit(
@@ -134,17 +122,17 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
         first = images[0] if reference is None else reference
         frame = resized(backbone, first, "reference")
     blank = Detector(backbone, {}, np.asarray(mask), frame, None, settings)
-    clock = _Clock()
+    clock = Clock()
     maps, valid, aligned = collect(blank, images, progress)
     clock.stop("features")
     places = left_out.deal(len(images), folds, first=int(frame is not None))
     told = _Teller(progress, settings.max_steps, backbone.layers)
-    learnt: dict[str, _Learnt] = {}
+    learnt: dict[str, Learnt] = {}
     keys = jax.random.split(key, len(backbone.layers))
     for name, layer_key in zip(backbone.layers, keys, strict=True):
         keep = on_grid(valid, maps[name])
         how = (settings, shrinkage, places)
-        learnt[name] = _learn(layer_key, maps[name], keep, how, told.of(name), clock)
+        learnt[name] = learn(layer_key, maps[name], keep, how, told.of(name), clock)
     detector = dataclasses.replace(
         blank, layers={name: one.layer for name, one in learnt.items()}
     )
@@ -172,19 +160,6 @@ def _check(settings: Settings, folds: int) -> None:
         raise ValueError("the estimator em needs a number of components")
     if folds and settings.estimator != "kmle":
         raise ValueError("leaving images out needs the estimator kmle")
-
-
-class _Clock:
-    """Wall time between calls of `stop`, by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def stop(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
 
 
 class _Teller:
@@ -237,140 +212,6 @@ def collect(
     return maps, valid if detector.reference is not None else valid[:1], aligned
 
 
-class _Learnt(NamedTuple):
-    """What is learnt of a layer, how it came about, and the maps of images left out."""
-
-    layer: Layer
-    mixture: KMLEInfo
-    weights: WeightsInfo | None
-    choice: Choice | None
-    alone: np.ndarray | None
-
-
-def _learn(
-    key: Array,
-    maps: np.ndarray,
-    keep: np.ndarray,
-    how: tuple[Settings, Shrinkage, np.ndarray],
-    monitor: Callable[[kmle.Snapshot | em.Snapshot], None] | None,
-    clock: _Clock,
-) -> _Learnt:
-    settings, shrinkage, places = how
-    mixture, info, choice = fit_mixture(
-        key, maps, keep, settings=settings, shrinkage=shrinkage, monitor=monitor
-    )
-    clock.stop("mixtures")
-    shares, local = fit_weights(mixture, maps, keep, settings)
-    kept = None
-    if settings.keep_statistics:
-        kept = _keep(mixture, maps, keep, info, local)
-    layer = Layer(mixture, shares, scoring.prepare(mixture, shares), kept)
-    clock.stop("weights")
-    alone = None
-    if places.max(initial=-1) >= 0:
-        labels = np.asarray(info.labels), local and local.labels
-        alone = left_out.log_maps(mixture, maps, labels, places, settings, shrinkage)
-        clock.stop("left out")
-    return _Learnt(layer, info, local, choice, alone)
-
-
-def fit_mixture(
-    key: Array,
-    maps: Float[AnyArray, "m h w d"],
-    keep: Bool[np.ndarray, "m h w"],
-    *,
-    settings: Settings,
-    shrinkage: Shrinkage = covariance.oas,
-    monitor: Callable[[kmle.Snapshot | em.Snapshot], None] | None = None,
-) -> tuple[GaussianMixture, KMLEInfo, Choice | None]:
-    """Fits the mixture of a layer.
-
-    Args:
-      key: Randomness.
-      maps: Feature maps of the training images.
-      keep: Cells that count.
-      settings: Everything that is a number.
-      shrinkage: Shrinkage intensity of the covariances.
-      monitor: Called after every step.
-
-    Returns:
-      The mixture; its report, with a label for every sample, -1 where it took no part;
-      and how the number of components was chosen, None where it was given.
-    """
-    if settings.num_components == 0:
-        return staged.fit(
-            key,
-            maps,
-            valid=keep,
-            max_samples=settings.max_samples,
-            max_steps=settings.max_steps,
-            tolerance=settings.tolerance,
-            min_count=settings.min_count,
-            shrinkage=shrinkage,
-            monitor=monitor,
-        )
-    draw, key = jax.random.split(key)
-    samples = maps.reshape(-1, maps.shape[-1])
-    used = keep.ravel()
-    limit = settings.max_samples
-    index = None
-    if limit and used.sum() > limit:
-        index = seeding.subsample(draw, used, limit)
-        samples, used = samples[index], np.ones(limit, bool)
-    estimate = em.fit if settings.estimator == "em" else kmle.fit
-    mixture, info = estimate(
-        key,
-        samples,
-        num_components=settings.num_components,
-        max_steps=settings.max_steps,
-        tolerance=settings.tolerance,
-        valid=used,
-        min_count=settings.min_count,
-        shrinkage=shrinkage,
-        monitor=monitor,
-    )
-    if index is not None:
-        labels = np.full(keep.size, -1, np.int32)
-        labels[index] = np.asarray(info.labels)
-        info = info._replace(labels=labels)
-    return mixture, info, None
-
-
-def fit_weights(
-    mixture: GaussianMixture,
-    maps: Float[AnyArray, "m h w d"],
-    keep: Bool[np.ndarray, "m h w"],
-    settings: Settings,
-    *,
-    before: LabelCounts | None = None,
-) -> tuple[LocalWeights, WeightsInfo | None]:
-    """Fits the local weights of a layer, where the settings ask for them.
-
-    Args:
-      mixture: The mixture of the layer.
-      maps: Feature maps of the training images.
-      keep: Cells that count.
-      settings: Everything that is a number.
-      before: Labels of images that are not here any more, counted beside these.
-
-    Returns:
-      The weights and their report; the global ones everywhere, and None, where they
-      are not local.
-    """
-    if not settings.local:
-        return weights.uniform(mixture, maps.shape[1:3]), None
-    return weights.fit_info(
-        mixture,
-        maps,
-        radius=settings.radius,
-        prior=settings.prior,
-        valid=keep,
-        max_steps=settings.max_steps,
-        tolerance=settings.tolerance,
-        before=before,
-    )
-
-
 def on_grid(valid: Sequence[np.ndarray], maps: np.ndarray) -> np.ndarray:
     """Returns which cells count: from one mask per image, or one for all.
 
@@ -384,23 +225,3 @@ def on_grid(valid: Sequence[np.ndarray], maps: np.ndarray) -> np.ndarray:
     grid = maps.shape[1:3]
     keep = np.stack([np.asarray(masks.to_grid(v, grid)) for v in valid])
     return np.broadcast_to(keep, maps.shape[:3])
-
-
-def _keep(
-    mixture: GaussianMixture,
-    maps: np.ndarray,
-    keep: np.ndarray,
-    info: KMLEInfo,
-    local: WeightsInfo | None,
-) -> Kept:
-    """Returns the statistics of all valid samples under a fitted mixture."""
-    samples, used = maps.reshape(-1, maps.shape[-1]), keep.ravel()
-    labels = np.asarray(info.labels)
-    if np.any(labels[used] < 0):  # It was fitted to a subsample.
-        labels = np.full(len(samples), -1, np.int32)
-        index = np.flatnonzero(used)
-        labels[index] = np.asarray(assign.nearest(mixture, samples[index])[0])
-    statistics = online.statistics(samples, labels, len(mixture.means))
-    return Kept(
-        statistics, None if local is None else weights.label_counts(local.labels)
-    )

@@ -6,7 +6,8 @@ import numpy as np
 
 from gladjax import covariance, online, scoring, weights
 from gladjax.covariance import Shrinkage
-from gladjax.detector.fitting import collect, fit_weights, on_grid
+from gladjax.detector.fitting import collect, on_grid
+from gladjax.detector.layers import fit_weights
 from gladjax.detector.model import Detector, Images, Kept, Layer, Progress, Settings
 from gladjax.online import Schedule
 
