@@ -34,7 +34,7 @@ def folder() -> Path:
 def keep_programs() -> Path | None:
     """Has JAX keep compiled programs in the cache folder.
 
-    Two processes may share the folder: programs appear there whole.
+    Two processes may share the folder: JAX compiles again what it finds half-written.
 
     Returns:
       The folder; None where it cannot be written, or where

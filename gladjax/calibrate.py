@@ -134,6 +134,34 @@ def num_needed(rate: float) -> int:
     return count
 
 
+def unlike(scores: Scores) -> Int[np.ndarray, " u"]:
+    """Finds images that are unlike the others, such as defective ones among good ones.
+
+    They are beyond the outer fence, the upper quartile and three times the distance of
+    the quartiles; of a normal distribution, one value in 850,000 is.
+
+    Args:
+      scores: Scores of images, each under what the others alone give; NaN says nothing.
+
+    Returns:
+      Their numbers, the largest score first.
+
+    References:
+      Tukey. "Exploratory Data Analysis". Addison-Wesley, 1977, section 2D.
+
+    Example:
+      >>> unlike(np.array([1.0, 9.0, 1.5, 2.0, 1.2, np.nan]))
+      array([1])
+    """
+    values = np.asarray(scores, np.float64)
+    known = values[~np.isnan(values)]
+    if len(known) < 4:
+        return np.zeros(0, int)
+    low, high = np.quantile(known, [0.25, 0.75])
+    order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
+    return order[values[order] > high + 3 * (high - low)]
+
+
 def _rank(rate: float, count: int) -> int:
     """Returns ``floor(rate (n + 1))``, safe against a rate such as 0.29's rounding."""
     return math.floor(rate * (count + 1) * (1 + 1e-12))

@@ -16,16 +16,17 @@ os.environ.setdefault(
     "--xla_llvm_disable_expensive_passes=true",
 )
 
-# Programs are kept for the programs that tests start and for later modules; nothing is
-# left in the user's cache folder.
-PROGRAMS = tempfile.mkdtemp(prefix="gladjax-programs-")
-atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
+# Programs are kept for the programs that tests start, for later modules and for the
+# other workers, which inherit the folder; nothing is left in the user's cache folder.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    PROGRAMS = tempfile.mkdtemp(prefix="gladjax-programs-")
+    atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import numpy as np
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -178,3 +178,19 @@ def test_refuses_a_split_without_images(num_held):
         calibrate.hold_out(jax.random.key(0), 5, num_held=num_held)
     with pytest.raises(ValueError, match="5 images"):
         calibrate.folds(jax.random.key(0), 5, num_folds=max(num_held, 1) + 5)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_of_very_few_scores_none_is_unlike_the_others(count):
+    assert len(calibrate.unlike(np.array([1.0, 2.0, 1e9])[:count])) == 0
+
+
+def test_unlike_scores_are_beyond_the_outer_fence_largest_first():
+    scores = np.concatenate([np.arange(100.0), [np.nan, 249.0, np.inf, 260.0, 200.0]])
+    np.testing.assert_array_equal(calibrate.unlike(scores), [102, 103, 101])
+
+
+def test_few_normal_scores_are_called_unlike():
+    rng = np.random.default_rng(0)
+    found = [len(calibrate.unlike(rng.normal(size=50))) for _ in range(1000)]
+    assert sum(found) < 10

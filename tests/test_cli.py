@@ -225,6 +225,25 @@ def test_the_same_image_is_learnt_once(category, tmp_path):
     assert io.describe(tmp_path / "m").notes["num_images"] == 12
 
 
+def test_defects_among_the_good_are_named(tmp_path):
+    folder = tmp_path / "good"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(14):
+        image = np.clip(rng.normal(128, 10, (40, 40, 3)), 0, 255)
+        if i == 5:
+            image[10:30, 10:30] = 255
+        images.write_png(folder / f"{i:02}.png", image.astype(np.uint8))
+    code, _, err = run("fit", folder, "--out", tmp_path / "m.safetensors", *FEW)
+    assert code == 0, err
+    assert "1 of 14 images are unlike the others" in err
+    assert "05.png (score" in err
+    (folder / "05.png").unlink()
+    code, _, err = run("fit", folder, "--out", tmp_path / "n.safetensors", *FEW)
+    assert code == 0, err
+    assert "unlike" not in err
+
+
 def test_equal_seeds_give_equal_models(category, tmp_path):
     def bytes_of(name, seed):
         code, _, err = run("fit", category / "train", "--out", tmp_path / name,

@@ -1,6 +1,7 @@
 """The measurements of speed run, on few samples, and measure what they say."""
 
 import json
+import sys
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from gladjax import kmle
 from gladjax.experiments.performance import (
     __main__,
     assignment,
+    everyday,
     growth,
     out_of_core,
     peers,
@@ -93,3 +95,22 @@ def test_anonymous_memory_grows_with_an_array():
     before = out_of_core.anonymous()
     held = np.ones(1 << 25)
     assert out_of_core.anonymous() - before > 0.9 * held.nbytes
+
+
+def test_whole_commands_are_timed_first_and_later(tmp_path, monkeypatch):
+    held = "import os; held = bytearray(1 << 28); print(os.environ['GLADJAX_CACHE'])"
+    work = [("holds", [sys.executable, "-c", held])]
+    monkeypatch.setattr(everyday, "_commands", lambda root, folder: work)
+    options = ("--data-root", str(tmp_path), "--rounds", "2")
+    (record,) = run(tmp_path, "everyday", *options)
+    assert record["peak_gib"] > 0.25
+    assert record["cold"] > 0
+    assert record["warm"] > 0
+    work[:] = [("fails", [sys.executable, "-c", "raise SystemExit('no such thing')"])]
+    with pytest.raises(ValueError, match="no such thing"):
+        everyday.measure(tmp_path, rounds=1)
+
+
+def test_everyday_commands_need_their_images(tmp_path):
+    with pytest.raises(ValueError, match="has 0 images, not 30"):
+        everyday.measure(tmp_path, rounds=1)

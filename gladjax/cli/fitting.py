@@ -23,6 +23,7 @@ from gladjax.detector import FOLDS, Detector, FitInfo, Settings
 MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")
 ALIGN_SAMPLE = 24  # Images that the decision to align looks at.
 HELD_SHARE = 0.2
+SHOWN = 10  # Images that are unlike the others.
 
 EPILOG = """\b
 Examples:
@@ -273,6 +274,7 @@ def calibrated(
     if how == "left-out":
         fitted = work(paths, progress, folds=min(FOLDS, count))
         scores = work.left_out[always:]
+        _tell_unlike(paths[always:], scores)
     else:
         fitted, scores = calibrate.scores(
             key,
@@ -283,6 +285,22 @@ def calibrated(
         )
     calibrate.threshold(scores, rate)  # Warns.
     return dataclasses.replace(fitted, calibration=usable(scores)), how
+
+
+def _tell_unlike(paths: Sequence[Path], scores: np.ndarray) -> None:
+    """Names the images that the model of the others finds far from normal."""
+    found = calibrate.unlike(scores)
+    if not len(found):
+        return
+    say(
+        f"{len(found)} of {len(paths)} images are unlike the others. Is it a defect? "
+        "What is learnt as good is not found later:",
+        err=True,
+    )
+    for i in found[:SHOWN]:
+        say(f"  {paths[i]} (score {scores[i]:.1f})", err=True)
+    if len(found) > SHOWN:
+        say(f"  and {len(found) - SHOWN} more", err=True)
 
 
 def usable(scores: np.ndarray) -> np.ndarray:

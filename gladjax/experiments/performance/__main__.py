@@ -14,6 +14,7 @@ from gladjax.experiments.performance import (
     accelerator,
     assignment,
     commits,
+    everyday,
     growth,
     out_of_core,
     paper_size,
@@ -51,6 +52,13 @@ def _commits(options: argparse.Namespace) -> tuple[Records, Table]:
     return records, commits.rows(records)
 
 
+def _everyday(options: argparse.Namespace) -> tuple[Records, Table]:
+    if options.data_root is None:
+        raise ValueError("everyday needs --data-root, the folder of MVTec AD")
+    records = everyday.measure(options.data_root, rounds=options.rounds)
+    return records, everyday.rows(records)
+
+
 def _growth(options: argparse.Namespace) -> tuple[Records, Table]:
     n, k = options.samples, options.components
     largest = {"samples": n, "components": k, "features": 672}
@@ -83,6 +91,7 @@ TABLES = {
     "accelerator": _accelerator,
     "assignment": _assignment,
     "commits": _commits,
+    "everyday": _everyday,
     "growth": _growth,
     "out_of_core": _out_of_core,
     "paper_size": _paper_size,
@@ -107,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--components", type=int, default=1000)
     parser.add_argument("--images", type=int, help="of paper_size and out_of_core")
     parser.add_argument("--other", type=Path, help="folder of the other commit")
-    parser.add_argument("--rounds", type=int, default=5, help="of commits")
+    parser.add_argument("--data-root", type=Path, help="of everyday")
+    parser.add_argument("--rounds", type=int, default=5, help="of commits and everyday")
     options = parser.parse_args(arguments)
     with runner.errors():
         records, rows = TABLES[options.table](options)
