@@ -1,9 +1,13 @@
-"""What is kept between runs: fetched weights, and programs that XLA has compiled.
+"""What is kept: fetched weights, and programs that XLA has compiled.
 
 Compiling the programs of a fit takes longer than running them; `keep_programs` has JAX
 keep them in the cache folder, so that they are compiled once per machine. The command
 line and the experiments call it. A library does not write to a user's disk unasked, so
 in Python it is a call of your own.
+
+In memory programs are kept too, all of them, and each takes maps of the process, whose
+number Linux limits: after some hundred fits nothing more could be compiled.
+`release_programs` drops them before that.
 
 Notation: none.
 
@@ -12,6 +16,7 @@ Differs from the reference in: nothing.
 Reference: XDG Base Directory Specification.
 """
 
+import gc
 import os
 import sys
 import tempfile
@@ -20,6 +25,8 @@ from pathlib import Path
 VARIABLE = "GLADJAX_CACHE"
 PROGRAMS = "programs"
 LARGEST = 1 << 30  # Bytes of programs; the oldest go first.
+MAPPED = Path("/proc/self/maps")
+MAPS = 30_000  # Linux allows 65,530; a fit takes up to 13,000.
 
 
 def folder() -> Path:
@@ -92,3 +99,27 @@ def clear_programs() -> int:
             freed += path.stat().st_size
             path.unlink(missing_ok=True)
     return freed
+
+
+def release_programs(*, maps: int = MAPS) -> bool:
+    """Drops the programs in memory if they take too many maps; called by every fit.
+
+    They are compiled again, or read from the cache folder, when they are needed.
+
+    Args:
+      maps: Largest number of memory maps of this process.
+
+    Returns:
+      Whether they were dropped.
+    """
+    try:
+        found = MAPPED.read_bytes().count(b"\n")
+    except OSError:  # Not Linux.
+        return False
+    if found <= maps:
+        return False
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
+    return True

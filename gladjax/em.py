@@ -46,6 +46,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from gladjax import (
     assign,
+    cache,
     covariance,
     devices,
     estimation,
@@ -260,6 +261,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     features = samples.checked(features, valid)
     n, d = features.shape
     count = n if valid is None else int(np.sum(valid))
+    cache.release_programs()
     iteration.check_fit(num_components, count, max_steps, tolerance, min_count)
     if resume is None:
         start = kmle.fit(

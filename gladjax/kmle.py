@@ -40,7 +40,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from gladjax import assign, covariance, estimation, iteration, mixture, samples, seeding
+from gladjax import (
+    assign,
+    cache,
+    covariance,
+    estimation,
+    iteration,
+    mixture,
+    samples,
+    seeding,
+)
 from gladjax.covariance import Shrinkage
 from gladjax.iteration import KMLEInfo as KMLEInfo
 from gladjax.iteration import Snapshot as Snapshot
@@ -203,6 +212,7 @@ def fit(  # noqa: PLR0913 - the paper's parameters, and how a long fit is watche
     features = samples.checked(features, valid)
     n = features.shape[0]
     count = n if valid is None else int(np.sum(valid))
+    cache.release_programs()
     iteration.check_fit(num_components, count, max_steps, tolerance, min_count)
     k = iteration.usable(num_components, count, min_count)
     given = samples.gather(features, valid)

@@ -6,10 +6,12 @@ import sys
 import warnings
 
 import click
+import jax
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from gladjax import cache, cli
+from gladjax import cache, cli, em, kmle
 
 TWICE = """
 import time
@@ -115,3 +117,24 @@ def test_commands_are_listed_as_they_call_themselves():
         assert command.name == name
         # The list is written by hand, so that it can be shown without importing.
         assert set(short.split()[:1]) <= set(command.get_short_help_str(200).split())
+
+
+def test_programs_in_memory_go_when_there_are_too_many(monkeypatch, tmp_path):
+    program = jax.jit(lambda x: x + 1)
+    program(np.float32(0))
+    monkeypatch.setattr(cache, "MAPPED", tmp_path / "maps")
+    assert not cache.release_programs(maps=0)  # No such file: not Linux.
+    cache.MAPPED.write_text("a map\n" * 3)
+    assert not cache.release_programs(maps=3)
+    assert program._cache_size() == 1
+    assert cache.release_programs(maps=2)
+    assert program._cache_size() == 0
+    assert program(np.float32(1)) == 2
+
+
+@pytest.mark.parametrize("fit", [kmle.fit, em.fit])
+def test_fits_release_programs(monkeypatch, fit):
+    asked = []
+    monkeypatch.setattr(cache, "release_programs", lambda: asked.append(1))
+    fit(jax.random.key(0), np.eye(4, dtype=np.float32), num_components=1)
+    assert asked

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Key
 
 from gladjax import (
+    cache,
     covariance,
     em,
     kmle,
@@ -108,6 +109,7 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     Raises:
       ValueError: If there is no image or an option does not fit.
     """
+    cache.release_programs()
     settings = Settings() if settings is None else settings
     if len(images) == 0:
         raise ValueError("there is no image to learn from")

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from gladjax import covariance, online, scoring, weights
+from gladjax import cache, covariance, online, scoring, weights
 from gladjax.covariance import Shrinkage
 from gladjax.detector.fitting import collect, on_grid
 from gladjax.detector.layers import fit_weights
@@ -39,6 +39,7 @@ def update(
       ValueError: If there is no image, or the detector did not keep its statistics,
         or (an `ImageError`) an image has values not finite or of another range.
     """
+    cache.release_programs()
     if len(images) == 0:
         raise ValueError("there is no image to learn from")
     if any(layer.kept is None for layer in detector.layers.values()):

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from gladjax import backbone as backbones
-from gladjax import calibrate, factors, mixture, scoring
+from gladjax import cache, calibrate, factors, mixture, scoring
 from gladjax.backbone import Backbone
 from gladjax.detector import Detector, Layer
 from gladjax.io import container, validation
@@ -216,6 +216,7 @@ def load(path: StrPath, *, backbone: Backbone | None = None) -> Detector:
         consistent, or fitted with another backbone.
       FileNotFoundError: If the backbone's weights are not at hand.
     """
+    cache.release_programs()
     description = describe(path)
     arrays, header = container.read(path)
     network = _network(path, description.backbone, backbone)

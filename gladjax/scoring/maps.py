@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from gladjax import assign, devices
 from gladjax.assign import Bounds
-from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.mixture import AnyArray, GaussianMixture, room
 from gladjax.weights import LocalWeights
 
 # Costs (twice the nats) above the least one at which a component is left out.
@@ -42,8 +44,14 @@ def prepare(mixture: GaussianMixture, local_weights: LocalWeights) -> Prepared:
       Bounds and addends.
     """
     starts = jnp.asarray(local_weights.starts)
-    component = jnp.asarray(local_weights.components).astype(jnp.int32)
-    log_weights = jnp.asarray(local_weights.log_weights)
+    component, log_weights = local_weights.components, local_weights.log_weights
+    if not isinstance(component, Tracer):
+        # Layers of about as many weights share a program; what is added, is dropped.
+        count = len(component)
+        more = (0, room(count) - count)
+        component, log_weights = (np.pad(a, more) for a in (component, log_weights))
+    component = jnp.asarray(component).astype(jnp.int32)
+    log_weights = jnp.asarray(log_weights)
     size = (len(mixture.means), local_weights.shape[0] * local_weights.shape[1])
     return prepare_dense(mixture, _dense(starts, component, log_weights, size))
 
@@ -55,7 +63,7 @@ def _dense(
     entry = jnp.arange(component.shape[0], dtype=starts.dtype)
     owner = jnp.searchsorted(starts, entry, side="right") - 1
     empty = jnp.full(size, -jnp.inf, log_weights.dtype)
-    return empty.at[component, owner].set(log_weights)
+    return empty.at[component, owner].set(log_weights, mode="drop")
 
 
 @jax.jit
