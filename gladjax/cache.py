@@ -6,7 +6,7 @@ line and the experiments call it. A library does not write to a user's disk unas
 in Python it is a call of your own.
 
 In memory programs are kept too, all of them, and each takes maps of the process, whose
-number Linux limits: after some hundred fits nothing more could be compiled.
+number Linux limits: after a dozen fits or so nothing more could be compiled.
 `release_programs` drops them before that.
 
 Notation: none.

@@ -7,7 +7,6 @@ two steps, and a fit of some steps, each after a first call that compiles.
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -102,10 +101,9 @@ def measure(other: Path, *, rounds: int) -> list[dict[str, Any]]:
 
 
 def _run(tree: Path, features: Path, components: int) -> dict[str, Any]:
-    known = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")}
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(features), str(components), str(STEPS)],
-        env={**known, "PYTHONPATH": str(tree)},
+        env=timing.environment(PYTHONPATH=str(tree)),
         cwd=features.parent,
         capture_output=True,
         text=True,

@@ -19,6 +19,7 @@ from typing import Any
 
 from gladjax import cache
 from gladjax.experiments import runner
+from gladjax.experiments.performance import timing
 
 CASES = (("transistor", 30), ("toothbrush", 48), ("transistor", 213), ("screw", 320))
 SCORED = 300
@@ -106,12 +107,11 @@ def _commands(root: Path, folder: Path) -> list[tuple[str, list[str]]]:
 
 def _run(command: list[str], kept: Path) -> dict[str, float]:
     """Runs a command with a cache folder of its own."""
-    known = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")}
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             command,
-            env={**known, cache.VARIABLE: str(kept)},
+            env=timing.environment(**{cache.VARIABLE: str(kept)}),
             stdout=subprocess.DEVNULL,
             stderr=said,
         )

@@ -5,6 +5,7 @@ and a baseline only if it is good: the largest rate of matrix products that this
 reaches is measured beside it, and every record tells which share of it a program has.
 """
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,16 @@ def clock(function: Callable[[], Any], *, rounds: int = 3) -> list[float]:
         jax.block_until_ready(function())
         passed.append(time.perf_counter() - begun)
     return passed
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Returns the environment of a process that is measured: NumPy is left as it is.
+
+    Args:
+      **more: Variables to set.
+    """
+    known = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")}
+    return {**known, **more}
 
 
 def matrix_peak(*, size: int = 4096, dtype: str = "float32") -> float:
