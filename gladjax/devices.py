@@ -38,6 +38,9 @@ class Sizes(NamedTuple):
     whole: int
     rank: int
     wide: int
+    rank2: int
+    fine: int
+    fine2: int
     chunk: int
     slots: int
     elements: int
@@ -46,17 +49,23 @@ class Sizes(NamedTuple):
 
 CPU = Sizes(
     whole=48,
-    rank=32,
+    rank=24,
     wide=160,
-    chunk=4096,
+    rank2=32,
+    fine=56,
+    fine2=96,
+    chunk=8192,
     slots=16,
-    elements=1 << 19,
+    elements=1 << 20,
     together=False,
 )
 ACCELERATOR = Sizes(
     whole=32,
     rank=32,
     wide=160,
+    rank2=32,
+    fine=64,
+    fine2=96,
     chunk=65536,
     slots=128,
     elements=1 << 25,
@@ -81,12 +90,18 @@ def check_process() -> None:
         )
 
 
-def rank(dimension: int) -> int:
-    """Returns how many leading coordinates the bounds of so many features take."""
+def ranks(dimension: int) -> tuple[int, int]:
+    """Returns how many leading coordinates the bounds of so many features take.
+
+    Returns:
+      Those of the bounds of all components, and those of the bounds of single pairs.
+    """
     known = sizes()
     if dimension <= known.whole:
-        return dimension
-    return known.rank if dimension < known.wide else 2 * known.rank
+        return dimension, dimension
+    if dimension < known.wide:
+        return known.rank, (known.fine if known.fine < dimension else known.rank)
+    return known.rank2, known.fine2
 
 
 def sizes() -> Sizes:

@@ -50,6 +50,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gladjax import devices, mixture, routing
+from gladjax.assign.exact import by_component
 from gladjax.covariance import PRECISION
 from gladjax.mixture import AnyArray, GaussianMixture
 
@@ -69,10 +70,46 @@ class Coordinates(NamedTuple):
     Attributes:
       basis: Principal axes over the spread along them.
       centre: Point that is taken from samples first.
+      finer: More such axes, the leading ones among them; None where there is no use.
     """
 
     basis: Float[Array, "d r"]
     centre: Float[Array, " d"]
+    finer: Float[Array, "d q"] | None = None
+
+
+class Fine(NamedTuple):
+    """What bounds the distances of single pairs, in more coordinates.
+
+    Attributes:
+      factors: ``F``, 0 where it cannot be had.
+      means: Coordinates of the means.
+      keep: What is left of a bound after the errors of ``F``.
+      slack: What the product with ``F`` may lose, for ``|z - m| = 1``.
+      bend: What coordinates may lose, for ``|u - c| + |mu - c| = 1``.
+      away: ``|mu - c|``.
+    """
+
+    factors: Float[Array, "k q q"]
+    means: Float[Array, "k q"]
+    keep: Float[Array, " k"]
+    slack: Float[Array, " k"]
+    bend: Float[Array, " k"]
+    away: Float[Array, " k"]
+
+
+class Factors(NamedTuple):
+    """Factors of the precisions of marginals.
+
+    Attributes:
+      factors: ``F``, 0 where it cannot be had.
+      lost: What of a bound is lost to the errors of ``F``, infinite where it is 0.
+      eta: Norm of ``F diag(1 / sigma)``.
+    """
+
+    factors: Float[Array, "k r r"]
+    lost: Float[Array, " k"]
+    eta: Float[Array, " k"]
 
 
 class Bounds(NamedTuple):
@@ -85,6 +122,7 @@ class Bounds(NamedTuple):
         is, see `prepare`.
       margin: What rounding may do to the bound at the mean of each component.
       living: Components up to the last living one.
+      fine: Tighter bounds of single pairs; None where there are none.
     """
 
     coordinates: Coordinates
@@ -92,6 +130,7 @@ class Bounds(NamedTuple):
     precise: Bool[Array, " k"] | None
     margin: Float[Array, " k"]
     living: Int[Array, ""]
+    fine: Fine | None
 
 
 def coordinates(
@@ -115,8 +154,7 @@ def coordinates(
       The coordinates.
     """
     n, d = features.shape
-    if rank is None:
-        rank = devices.rank(d)
+    rank, most = devices.ranks(d) if rank is None else (rank, rank)
     every = max(1, n // SEEN)
     sample = jnp.asarray(features[::every])
     keep = jnp.all(jnp.isfinite(sample), axis=1)
@@ -128,12 +166,13 @@ def coordinates(
     x = jnp.where(keep[:, None], x - centre[None, :], 0)
     scatter = jnp.matmul(x.T, x, precision=PRECISION) / count
     values, vectors = jnp.linalg.eigh(scatter)
-    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
+    values, vectors = values[::-1][:most], vectors[:, ::-1][:, :most]
     # An axis along which nothing varies keeps a spread that float32 can resolve.
     least = jnp.finfo(x.dtype).eps * jnp.maximum(values[0], jnp.finfo(x.dtype).tiny)
     basis = vectors / jnp.sqrt(jnp.maximum(values, least))[None, :]
     sound = jnp.all(jnp.isfinite(basis))
-    return Coordinates(jnp.where(sound, basis, jnp.eye(d, rank, dtype=x.dtype)), centre)
+    basis = jnp.where(sound, basis, jnp.eye(d, most, dtype=x.dtype))
+    return Coordinates(basis[:, :rank], centre, basis if most > rank else None)
 
 
 def monomials(shared: Coordinates, samples: Float[Array, "n d"]) -> Float[Array, "m n"]:
@@ -197,7 +236,8 @@ def prepare(
       The bounds.
     """
     means, basis = jnp.asarray(given.means), shared.basis
-    F, lost, eta = _factors(given, basis)
+    every = basis if shared.finer is None else shared.finer
+    (F, lost, eta), more = _factored(given, every, basis.shape[1])
     sound = jnp.isfinite(lost)
     (d, r), dtype = basis.shape, means.dtype
     e = means - shared.centre[None, :]
@@ -233,32 +273,110 @@ def prepare(
     alive = jnp.isfinite(jnp.asarray(given.log_weights))
     place = jnp.arange(1, len(errs) + 1, dtype=jnp.int32)
     living = jnp.max(jnp.where(alive, place, 0), initial=0)
-    return Bounds(shared, jnp.concatenate(parts, axis=1), precise, errs, living)
+    return Bounds(
+        shared,
+        jnp.concatenate(parts, axis=1),
+        precise,
+        errs,
+        living,
+        None if shared.finer is None else _fine(more, shared.finer, e),
+    )
 
 
-def _factors(
-    given: GaussianMixture, basis: Array
-) -> tuple[Float[Array, "k r r"], Float[Array, " k"], Float[Array, " k"]]:
-    """Returns ``F``, 0 where it cannot be had; what it lost; and ``eta``."""
-    dtype, (d, r) = basis.dtype, basis.shape
+def _fine(factors: Factors, basis: Float[Array, "d q"], e: Float[Array, "k d"]) -> Fine:
+    """Returns what bounds single pairs; ``e`` are the centred means."""
+    F, lost, eta = factors
+    (d, q), dtype = basis.shape, e.dtype
+    sound = jnp.isfinite(lost)
+    return Fine(
+        factors=F,
+        means=jnp.matmul(e, basis, precision=PRECISION),
+        keep=jnp.where(sound, 1 / (1 + lost), 0),
+        slack=gamma(q, dtype) * _norm(F),
+        bend=jnp.where(sound, gamma(d, dtype) * eta, 0),
+        away=jnp.linalg.norm(e, axis=1),
+    )
+
+
+def lower_of_pairs(
+    bounds: Bounds,
+    samples: Float[Array, "n d"],
+    owner: Int[Array, " p"],
+    component: Int[Array, " p"],
+) -> Float[Array, " p"]:
+    """Bounds the distances of some pairs in more coordinates than `lower` does.
+
+    ``|F (z - m)|`` as it is computed, less what its roundings may have added.
+
+    Args:
+      bounds: The bounds, with `Bounds.fine`.
+      samples: Samples.
+      owner: Sample of each pair.
+      component: Component of each pair; pairs with a negative one are left out.
+
+    Returns:
+      The bounds, infinite where a pair is left out.
+    """
+    fine, axes = bounds.fine, bounds.coordinates
+    e = samples - axes.centre[None, :]
+    z = jnp.matmul(e, axes.finer, precision=PRECISION)
+    q = z.shape[1]
+
+    def value(e: Array, group: Array) -> Array:
+        t = jnp.einsum("brd,bsd->brs", fine.factors[group], e, precision=PRECISION)
+        length = jnp.sqrt(jnp.sum(jnp.square(e), axis=2))
+        slack = fine.slack[group][:, None] * length
+        return jnp.sqrt(jnp.sum(jnp.square(t), axis=1)) - slack
+
+    none = jnp.zeros(fine.away.shape, jnp.int32)
+    length = by_component(
+        z, fine.means, (owner, component), [(0, q, value)], ranks=none
+    )
+    own = jnp.maximum(component, 0)
+    far = jnp.linalg.norm(e, axis=1)[owner] + fine.away[own]
+    length = jnp.maximum(length - fine.bend[own] * far, 0)
+    return jnp.square(length) * (fine.keep[own] * (1 - gamma(q + 8, z.dtype)))
+
+
+def _factored(
+    given: GaussianMixture, basis: Float[Array, "d q"], leading: int
+) -> list[Factors]:
+    """Returns ``F`` for the leading coordinates, and for all of them.
+
+    One Cholesky factor serves both: its leading block is that of the leading block.
+    """
     M, traces = _marginals(given, basis)
-    identity = jnp.eye(r, dtype=dtype)
+    identity = jnp.eye(basis.shape[1], dtype=basis.dtype)
     inverse = jax.vmap(
         lambda one: jax.scipy.linalg.solve_triangular(
             jnp.linalg.cholesky(one), identity, lower=True
         )
     )(M)
+    return [
+        _checked(inverse[:, :q, :q], M[:, :q, :q], traces, basis[:, :q])
+        for q in (leading, basis.shape[1])
+    ]
+
+
+def _checked(
+    inverse: Float[Array, "k r r"],
+    M: Float[Array, "k r r"],
+    traces: Float[Array, " k"],
+    basis: Float[Array, "d r"],
+) -> Factors:
+    d, r = basis.shape
     # F M F' tells what the factorisation lost, the rest is what M may have lost.
     left = jnp.matmul(inverse, M, precision=PRECISION)
     whole = jnp.matmul(left, jnp.swapaxes(inverse, 1, 2), precision=PRECISION)
-    lost = _norm(whole - identity[None])
+    lost = _norm(whole - jnp.eye(r, dtype=M.dtype)[None])
     diagonal = jnp.sqrt(jnp.maximum(jnp.diagonal(M, axis1=1, axis2=2), 0))
     eta = _norm(inverse * jnp.linalg.norm(basis, axis=0)[None, None, :])
-    hidden = 4 * gamma(d, dtype) * eta * jnp.sqrt(traces)
+    hidden = 4 * gamma(d, M.dtype) * eta * jnp.sqrt(traces)
     lost = lost + hidden * _norm(inverse * diagonal[:, None, :])
     F = jnp.tril(inverse)
     sound = jnp.all(jnp.isfinite(F), axis=(1, 2)) & jnp.isfinite(lost)
-    return jnp.where(sound[:, None, None], F, 0), jnp.where(sound, lost, jnp.inf), eta
+    lost = jnp.where(sound, lost, jnp.inf)
+    return Factors(jnp.where(sound[:, None, None], F, 0), lost, eta)
 
 
 def _norm(matrices: Float[Array, "k r s"]) -> Float[Array, " k"]:

@@ -1,5 +1,6 @@
 """The nearest component of every sample, and a certificate (paper, Eq. 1)."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from gladjax import devices
 from gladjax.assign.bounds import Bounds, Coordinates, coordinates, prepare
-from gladjax.assign.search import least, search
+from gladjax.assign.search import GROUP, search
 from gladjax.mixture import AnyArray, GaussianMixture
 
 
@@ -61,7 +62,7 @@ def nearest(
     Raises:
       ValueError: If the shapes do not fit.
     """
-    return nearest_info(mixture, features, start=start, limit=limit, axes=axes)[:2]
+    return _nearest(_checked(mixture, features), mixture, start, limit, axes, False)[:2]
 
 
 def nearest_info(
@@ -87,25 +88,32 @@ def nearest_info(
     Raises:
       ValueError: If the shapes do not fit.
     """
+    return _nearest(_checked(mixture, features), mixture, start, limit, axes, True)
+
+
+def _checked(mixture: GaussianMixture, features: Float[AnyArray, "n d"]) -> Array:
     d = mixture.means.shape[1]
     if features.ndim != 2 or features.shape[1] != d:
         raise ValueError(f"features must be of shape (n, {d}), not {features.shape}")
-    return _nearest(mixture, jnp.asarray(features), start, limit, axes)
+    return jnp.asarray(features)
 
 
-@jax.jit
+@partial(jax.jit, static_argnums=5)
 def _nearest(
-    mixture: GaussianMixture,
     features: Array,
+    mixture: GaussianMixture,
     start: Array | None,
     limit: Array | None,
     axes: Coordinates | None,
+    certify: bool,
 ) -> tuple[Array, Array, AssignInfo]:
     mixture = jax.tree.map(jnp.asarray, mixture)
     features = features.astype(mixture.means.dtype)
     axes = coordinates(features) if axes is None else axes
     bounds = prepare(mixture, axes)
-    return assigned(mixture, bounds, features, start=start, limit=limit)
+    return assigned(
+        mixture, bounds, features, start=start, limit=limit, certify=certify
+    )
 
 
 def by_images(
@@ -133,6 +141,7 @@ def assigned(
     start: Int[Array, " n"] | None = None,
     limit: Float[Array, " n"] | None = None,
     addends: Float[Array, "k _h"] | None = None,
+    certify: bool = False,
 ) -> tuple[Int[Array, " n"], Float[Array, " n"], AssignInfo]:
     """Assigns samples chunk by chunk: no ``n x k`` array outlives a chunk.
 
@@ -144,13 +153,16 @@ def assigned(
       limit: Costs above which a component is of no interest.
       addends: What a component adds to the distance, a column for each position; the
         samples are whole images of so many positions. By default the `constants`.
+      certify: Whether the margins are worked out; they are 0 otherwise.
 
     Returns:
       Labels, costs, and how they came about.
     """
     n, dtype = features.shape[0], features.dtype
     fixed = constants(mixture)[:, None] if addends is None else addends
-    chunk = devices.sizes().chunk
+    # Chunks of like size, whole groups.
+    chunk = -(-n // max(1, -(-n // devices.sizes().chunk)))
+    chunk = -(-chunk // GROUP) * GROUP
     if addends is not None:
         fixed, chunk = by_images(addends, n)
     if n == 0:
@@ -178,15 +190,13 @@ def assigned(
         x: Array, guess: Array | None, given: Array | None
     ) -> tuple[tuple[Array, Array, Array], Array]:
         found = search(mixture, bounds, x, fixed, guess=guess, limit=given)
-        cost, label = least(found.exact)
-        label = jnp.where(jnp.isfinite(cost), label, -1)
-        if given is not None:
-            label = jnp.where(cost <= given, label, -1)
-            cost = jnp.where(label < 0, given, cost)
-        row = jnp.arange(fixed.shape[0], dtype=jnp.int32)[:, None]
-        others = jnp.where(row == label[None, :], jnp.inf, found.exact)
-        rest = jnp.minimum(jnp.min(found.low, axis=0), jnp.min(others, axis=0))
-        margin = jnp.where(label >= 0, rest - cost, 0)
+        label, cost = found.label, found.best
+        margin = jnp.zeros_like(cost)
+        if certify:
+            row = jnp.arange(fixed.shape[0], dtype=jnp.int32)[:, None]
+            others = jnp.where(row == label[None, :], jnp.inf, found.exact)
+            rest = jnp.minimum(jnp.min(found.low, axis=0), jnp.min(others, axis=0))
+            margin = jnp.where(label >= 0, rest - cost, 0)
         seen = jnp.stack([found.survivors, found.evaluated]).astype(dtype)
         return (label, cost, margin), seen
 

@@ -1,15 +1,18 @@
 """The search of a chunk of samples: bounds of all costs, then the costs that matter.
 
-One matrix product bounds the costs of all components (`gladjax.assign.bounds`). The
-component of least bound, or a guess, gets its exact cost, the first threshold. Then the
-*open* pairs, whose bound is not above their sample's threshold, are listed, as many at
-a time as a static shape holds, and get their exact costs (`gladjax.assign.exact`),
-which lower the threshold on the way, until none is open. Then every bound that is left
-is a certificate: nothing that was not computed is within reach. In the worst case every
-cost is computed.
+One matrix product bounds the costs of all components (`gladjax.assign.bounds`). A pair
+of a sample and a component is *open* while its bound is not above the sample's
+threshold, the least cost known so far. The lowest open pairs of each sample are listed,
+a few at first and then more and more, as many at a time as a static shape holds; where
+there are tighter bounds, they get these; and those that are still open and not above
+any bound that was passed over get their exact costs (`gladjax.assign.exact`), which
+lower the threshold. So few costs are computed but those that must be: those whose bound
+is below the least cost. When no pair is open, every bound that is left is a
+certificate: nothing that was not computed is within reach. In the worst case every cost
+is computed.
 
 Notation: ``c`` samples of a chunk, ``k`` components, ``d`` features, ``p`` pairs listed
-at a time.
+at a time, ``g`` groups of components.
 
 Differs from the reference in: nothing that shows; the paper computes all the costs.
 """
@@ -20,13 +23,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax.assign.bounds import Bounds, lower, monomials
+from gladjax.assign.bounds import Bounds, lower, lower_of_pairs, monomials
 from gladjax.assign.exact import distances_of_pairs
 from gladjax.mixture import GaussianMixture
 
-GUESSES = (
-    3  # Pairs of least bound that each sample computes before open ones are listed.
-)
+FIRST = 8  # Pairs of a sample that are listed first; twice as many each time.
+GROUPS = 64  # Groups of components whose least bounds tell which pairs are low.
 GROUP = 64  # Pairs that are counted together when open ones are listed.
 
 
@@ -37,13 +39,15 @@ class Found(NamedTuple):
       exact: Costs that were computed, infinite elsewhere.
       low: Bounds of the others, infinite where the cost was computed.
       best: Least cost of each sample, or its limit.
-      survivors: Pairs left open by the first cost.
+      label: Its component, the first of equals; -1 where every cost is above the limit.
+      survivors: Pairs left open by the first costs.
       evaluated: Costs computed.
     """
 
     exact: Float[Array, "k c"]
     low: Float[Array, "k c"]
     best: Float[Array, " c"]
+    label: Int[Array, " c"]
     survivors: Int[Array, ""]
     evaluated: Int[Array, ""]
 
@@ -82,51 +86,87 @@ def search(
         addends = addends if addends.shape[1] == 1 else jnp.pad(addends, pad[::-1])
         samples = jnp.pad(samples, pad, constant_values=jnp.nan)
     state, samples = _bounded(bounds, samples, addends, limit)
-    own = jnp.arange(samples.shape[0], dtype=jnp.int32)
-    first = least(state.low)[1]
-    if guess is not None:
-        known = jnp.isfinite(state.low[jnp.maximum(guess, 0), own])
-        first = jnp.where((guess >= 0) & known, guess, first)
+    given = _Given(mixture, bounds, samples, addends, reach)
+    # Bounds in all coordinates are the costs, but for rounding: the least comes first.
+    tight = bounds.coordinates.basis.shape[1] == d
+    n = samples.shape[0]
+    size = n if tight else FIRST * n
 
-    def take(state: Found, owner: Array, component: Array) -> Found:
-        distance = distances_of_pairs(mixture, samples, owner, component)
-        column = owner if addends.shape[1] > 1 else 0
-        cost = distance + addends[jnp.maximum(component, 0), column]
-        return _taken(state, owner, component, cost)
+    def begin(state: Found) -> tuple[Array, Array]:
+        own, more = jnp.arange(n, dtype=jnp.int32), (0, size - n)
+        first = least(state.low)[1]
+        if guess is not None:
+            known = jnp.isfinite(state.low[jnp.maximum(guess, 0), own])
+            first = jnp.where((guess >= 0) & known, guess, first)
+        low = state.low[first, own]
+        first = jnp.where((low <= state.best + reach) & (low < jnp.inf), first, -1)
+        return jnp.pad(own, more), jnp.pad(first, more, constant_values=-1)
 
-    def is_open(state: Found) -> Bool[Array, "k c"]:
-        top = state.best + reach
-        return (state.low <= top[None, :]) & (state.low < jnp.inf)
+    def more(carry: tuple[Found, Array, Array]) -> tuple[Found, Array, Array]:
+        state, i, left = carry
+        passed = jnp.full_like(state.best, jnp.inf)
+        if not tight:  # Where not all can be listed, the lowest ones are.
+            count = jnp.where(left > size, FIRST << jnp.minimum(i, 16), 0)
+            passed = _level(state.low, count)
 
-    def one_each(state: Found, component: Array) -> tuple[Array, Array]:
-        bound = state.low[component, own]
-        hopeful = (bound <= state.best + reach) & (bound < jnp.inf)
-        return own, jnp.where(hopeful, component, -1)
+        def following(state: Found) -> tuple[Array, Array]:
+            return listed(_open(state, reach) & (state.low <= passed[None, :]), size)
 
-    rounds = 1
-    if guess is None and bounds.coordinates.basis.shape[1] < d:
-        rounds += GUESSES
-
-    def more(carry: tuple[Found, Array]) -> tuple[Found, Array]:
-        state, i = carry
-        owner, component = jax.lax.cond(
-            i < rounds,
-            lambda: one_each(state, jnp.where(i == 0, first, least(state.low)[1])),
-            lambda: listed(is_open(state), samples.shape[0]),
-        )
-        state = take(state, owner, component)
-        left = jnp.sum(is_open(state), dtype=jnp.int32)
+        if tight or guess is not None:
+            pairs = jax.lax.cond(i == 0, begin, following, state)
+            passed = jnp.where(i == 0, jnp.inf, passed)
+        else:
+            pairs = following(state)
+        state = _taken(state, given, pairs, passed, turns=1 if tight else 2)
+        left = jnp.sum(_open(state, reach), dtype=jnp.int32)
         survivors = jnp.where(i == 0, left, state.survivors)
-        return state._replace(survivors=survivors), i + 1
-
-    def unfinished(carry: tuple[Found, Array]) -> Array:
-        return jnp.any(is_open(carry[0]))
+        return state._replace(survivors=survivors), i + 1, left
 
     zero = jnp.zeros((), jnp.int32)
-    state, _ = jax.lax.while_loop(unfinished, more, (state, zero))
+    left = jnp.sum(_open(state, reach), dtype=jnp.int32)
+    state = jax.lax.while_loop(lambda carry: carry[2] > 0, more, (state, zero, left))[0]
     return state._replace(
-        exact=state.exact[:, :c], low=state.low[:, :c], best=state.best[:c]
+        exact=state.exact[:, :c],
+        low=state.low[:, :c],
+        best=state.best[:c],
+        label=jnp.where(state.label < mixture.means.shape[0], state.label, -1)[:c],
     )
+
+
+class _Given(NamedTuple):
+    """What a search does not change."""
+
+    mixture: GaussianMixture
+    bounds: Bounds
+    samples: Float[Array, "c d"]
+    addends: Float[Array, "k _c"]
+    reach: float
+
+
+def _open(state: Found, reach: float) -> Bool[Array, "k c"]:
+    """Returns the pairs that may be within reach of the least cost."""
+    top = state.best + reach
+    return (state.low <= top[None, :]) & (state.low < jnp.inf)
+
+
+def _level(low: Float[Array, "k c"], count: Array) -> Float[Array, " c"]:
+    """Returns a bound that some bounds of each sample, ``count`` or more, are within.
+
+    It is the ``count``-th of the least bounds of `GROUPS` groups of components, the
+    last one if there are fewer; infinite if ``count`` is 0.
+    """
+    groups = min(GROUPS, low.shape[0])
+    each = low.shape[0] // groups
+    first = low[: groups * each].reshape(groups, each, -1)
+    minima, rest = jnp.min(first, axis=1), low[groups * each :]
+    minima = minima.at[: rest.shape[0]].min(rest)
+
+    def drop(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        value = jnp.min(carry[0], axis=0)
+        return jnp.where(carry[0] <= value[None, :], jnp.inf, carry[0]), value
+
+    none = jnp.full(low.shape[1:], jnp.inf, low.dtype)
+    return jax.lax.fori_loop(0, jnp.minimum(count, groups), drop, (minima, none))[1]
 
 
 def _bounded(
@@ -136,30 +176,85 @@ def _bounded(
     sound = jnp.all(jnp.isfinite(samples), axis=1)
     samples = jnp.where(sound[:, None], samples, 0)
     low = lower(bounds, monomials(bounds.coordinates, samples)) + addends
-    # The last rounding: that of the sum.
-    low = low - 2 * jnp.finfo(low.dtype).eps * jnp.abs(low)
+    low = _rounded_down(low)
     low = jnp.where(jnp.isfinite(addends) & sound[None, :], low, jnp.inf)
     best = jnp.full(sound.shape, jnp.inf, low.dtype) if limit is None else limit
+    label = jnp.full(sound.shape, low.shape[0], jnp.int32)
     exact = jnp.full_like(low, jnp.inf)
     if bounds.precise is not None:
         exact = jnp.where(bounds.precise[:, None], low, jnp.inf)
-        best = jnp.minimum(best, jnp.min(exact, axis=0))
         low = jnp.where(bounds.precise[:, None], jnp.inf, low)
+        known, first = least(exact)
+        label = jnp.where((known <= best) & (known < jnp.inf), first, label)
+        best = jnp.minimum(best, known)
     zero = jnp.zeros((), jnp.int32)
-    return Found(exact, low, best, zero, zero), samples
+    return Found(exact, low, best, label, zero, zero), samples
 
 
-def _taken(state: Found, owner: Array, component: Array, cost: Array) -> Found:
-    """Takes the costs of some pairs into account; component -1 is no pair."""
-    taken = component >= 0
-    cost = jnp.where(taken & ~jnp.isnan(cost), cost, jnp.inf)
-    row = jnp.where(taken, component, state.low.shape[0])
-    return state._replace(
-        exact=state.exact.at[row, owner].set(cost, mode="drop"),
-        low=state.low.at[row, owner].set(jnp.inf, mode="drop"),
-        best=state.best.at[owner].min(cost),
-        evaluated=state.evaluated + jnp.sum(taken, dtype=jnp.int32),
+def _taken(
+    state: Found,
+    given: _Given,
+    pairs: tuple[Int[Array, " p"], Int[Array, " p"]],
+    passed: Float[Array, " c"],
+    *,
+    turns: int,
+) -> Found:
+    """Takes some pairs into account.
+
+    Args:
+      state: What is known.
+      given: The mixture and the samples.
+      pairs: Sample and component of each; component -1 is no pair.
+      passed: A bound that all open pairs that are not listed are above.
+      turns: With two, the lowest pair of each sample gets its cost before the others.
+
+    Returns:
+      What is known then.
+    """
+    (owner, component), (k, _) = pairs, state.low.shape
+    at = jnp.maximum(component, 0)
+    add = given.addends[at, owner if given.addends.shape[1] > 1 else 0]
+    low = jnp.where(component >= 0, state.low[at, owner], jnp.inf)
+    if given.bounds.fine is not None:
+        finer = lower_of_pairs(given.bounds, given.samples, owner, component)
+        low = jnp.maximum(low, _rounded_down(finer + add))
+
+    def turn(i: Array, carry: tuple[Found, Array, Array]) -> tuple[Found, Array, Array]:
+        known, low, exact = carry
+        top = jnp.minimum(known.best + given.reach, passed)
+        if turns > 1:
+            lowest = jnp.full_like(top, jnp.inf).at[owner].min(low)
+            top = jnp.where(i == 0, jnp.minimum(lowest, top), top)
+        chosen = (low <= top[owner]) & (low < jnp.inf)
+        some = jnp.where(chosen, component, -1)
+        cost = add + distances_of_pairs(given.mixture, given.samples, owner, some)
+        cost = jnp.where(chosen & ~jnp.isnan(cost), cost, jnp.inf)
+        best = known.best.at[owner].min(cost)
+        wins = (cost <= best[owner]) & (cost < jnp.inf)
+        label = jnp.full_like(known.label, k)
+        label = label.at[owner].min(jnp.where(wins, component, k))
+        before = jnp.where(best < known.best, k, known.label)
+        known = known._replace(
+            best=best,
+            label=jnp.minimum(label, before),
+            evaluated=known.evaluated + jnp.sum(chosen, dtype=jnp.int32),
+        )
+        return known, jnp.where(chosen, jnp.inf, low), jnp.minimum(exact, cost)
+
+    # What is large stays out of the loop.
+    small = state._replace(exact=jnp.zeros(()), low=jnp.zeros(()))
+    carry = (small, low, jnp.full_like(low, jnp.inf))
+    known, low, exact = jax.lax.fori_loop(0, turns, turn, carry)
+    row = jnp.where(component >= 0, component, k)
+    return known._replace(
+        exact=state.exact.at[row, owner].set(exact, mode="drop"),
+        low=state.low.at[row, owner].set(low, mode="drop"),
     )
+
+
+def _rounded_down(low: Array) -> Array:
+    """The last rounding, that of a sum."""
+    return low - 2 * jnp.finfo(low.dtype).eps * jnp.abs(low)
 
 
 def least(costs: Float[Array, "k c"]) -> tuple[Float[Array, " c"], Int[Array, " c"]]:

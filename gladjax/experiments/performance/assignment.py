@@ -82,7 +82,7 @@ def measure(
         "times_faster": dense_seconds / seconds,
         "full_costs_per_sample": float(found.evaluated),
         "survivors_per_sample": float(found.survivors),
-        "leading_coordinates": devices.rank(d),
+        "leading_coordinates": devices.ranks(d),
         "least_margin": float(np.min(found.margin)),
         "unlike_dense_float32": int(
             np.sum(labels[:baseline_samples] != dense["labels"])
@@ -123,7 +123,7 @@ def _iteration(
     # Products only: Gram matrices and rows, or scatters; bounds; full costs.
     products = np.sum(np.where(few, 4 * counts**2 * d, 2 * counts * d * d))
     share = np.mean(np.minimum(counts, d)[labels[labels >= 0]])
-    r = devices.rank(d)
+    r, _ = devices.ranks(d)
     low = len(x) * (2 * d * r + k * (r + 1) * (r + 2))
     products += low + len(x) * float(info.evaluated) * 2 * d * share
     return {
