@@ -1,8 +1,7 @@
 """Sizes of the pieces in which work is cut, by kind of device; and forked processes.
 
-The sizes change the time and the memory of a computation, never its answer. Their
-numbers come from `python -m gladjax.experiments.performance sizes`, whose tables stand
-in ``experiments/performance``.
+The sizes change the time and the memory of a computation, never its answer. How those
+of the CPU were chosen stands in ``experiments/performance``.
 
 Notation: none.
 
@@ -27,8 +26,11 @@ class Sizes(NamedTuple):
 
     Attributes:
       whole: Up to this many features the bounds take all of them.
-      rank: Leading coordinates of the bounds of more features.
-      wide: From this many features on they are twice as many.
+      rank: Leading coordinates of the bounds of more features,
+      fine: and of the bounds of single pairs.
+      wide: From this many features on there are more of either:
+      rank_wide: leading coordinates,
+      fine_wide: and those of single pairs.
       chunk: Samples whose bounds are held at once.
       slots: Pairs in a block that shares a pass over the rows of a component.
       elements: Numbers that a batch of blocks gathers at most.
@@ -37,10 +39,10 @@ class Sizes(NamedTuple):
 
     whole: int
     rank: int
-    wide: int
-    rank2: int
     fine: int
-    fine2: int
+    wide: int
+    rank_wide: int
+    fine_wide: int
     chunk: int
     slots: int
     elements: int
@@ -50,10 +52,10 @@ class Sizes(NamedTuple):
 CPU = Sizes(
     whole=48,
     rank=24,
-    wide=160,
-    rank2=32,
     fine=56,
-    fine2=96,
+    wide=160,
+    rank_wide=32,
+    fine_wide=96,
     chunk=8192,
     slots=16,
     elements=1 << 20,
@@ -62,10 +64,10 @@ CPU = Sizes(
 ACCELERATOR = Sizes(
     whole=32,
     rank=32,
-    wide=160,
-    rank2=32,
     fine=64,
-    fine2=96,
+    wide=160,
+    rank_wide=48,
+    fine_wide=96,
     chunk=65536,
     slots=128,
     elements=1 << 25,
@@ -101,7 +103,7 @@ def ranks(dimension: int) -> tuple[int, int]:
         return dimension, dimension
     if dimension < known.wide:
         return known.rank, (known.fine if known.fine < dimension else known.rank)
-    return known.rank2, known.fine2
+    return known.rank_wide, known.fine_wide
 
 
 def sizes() -> Sizes:

@@ -1,5 +1,7 @@
 """The assignment against the dense argmin in float64, with its certificate."""
 
+import importlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -190,8 +192,8 @@ def test_fewer_costs_than_pairs_are_computed(rng):
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("offset", [0.0, 100.0])
-@pytest.mark.parametrize("rank", [4, 16, 40])
-def test_bounds_never_exceed_the_distance(rng, rank, scale, offset):
+@pytest.mark.parametrize("ranks", [(4, 16), (16, 40), (40, 40)])
+def test_bounds_never_exceed_the_distance(rng, ranks, scale, offset):
     # In float32, against float64: the margin covers all rounding.
     fitted, x = example(rng, 40)
     x = (scale * (x + offset)).astype(np.float32)
@@ -212,13 +214,22 @@ def test_bounds_never_exceed_the_distance(rng, rank, scale, offset):
         noise=(given.noise * scale**2).astype(np.float32),
         log_dets=np.zeros_like(given.log_dets),
     )
-    axes = assign.coordinates(jnp.asarray(x), rank=rank)
+    axes = assign.coordinates(jnp.asarray(x), ranks=ranks)
     bounds = assign.prepare(moved, axes)
     low = assign.lower(bounds, assign.monomials(axes, jnp.asarray(x)))
     plain = moved.__class__(**{**moved.__dict__, "log_weights": 0 * moved.log_weights})
     full = exact(plain, x).T
     assert np.all(np.asarray(low, np.float64) <= full)
-    if rank == 40 and scale == 1 and offset == 0:  # There the bound is the distance.
+    if bounds.fine is not None:
+        component, owner = jnp.indices(full.shape, jnp.int32).reshape(2, -1)
+        finer = assign.lower_of_pairs(bounds.fine, jnp.asarray(x), owner, component)
+        coarse, low = low, np.asarray(finer).reshape(full.shape)
+        assert np.all(low.astype(np.float64) <= full)
+        assert np.mean(low >= coarse) > 0.9
+        left_out = jnp.full(3, -1, jnp.int32)
+        none = assign.lower_of_pairs(bounds.fine, jnp.asarray(x), owner[:3], left_out)
+        assert np.all(np.isinf(none))
+    if ranks[1] == 40 and scale == 1 and offset == 0:  # There it is the distance.
         home = np.argmin(full, axis=0)
         own = np.arange(len(x))
         gap = full[home, own] - np.asarray(low)[home, own]
@@ -236,9 +247,14 @@ def test_open_pairs_are_all_listed_component_by_component(rng):
     np.testing.assert_array_equal(first[1], k[:5])
 
 
-def test_costs_within_reach_are_all_computed(x64, rng):
+@pytest.mark.parametrize("first", [1, 8])
+@pytest.mark.parametrize("ranks", [(6, 6), (6, 20)])
+def test_costs_within_reach_are_all_computed(x64, rng, monkeypatch, ranks, first):
+    search = importlib.import_module("gladjax.assign.search")
+    monkeypatch.setattr(search, "FIRST", first)
+    monkeypatch.setattr(search, "GROUPS", 4)
     fitted, x = example(rng, 40, dtype=np.float64, distance=1.0)
-    bounds = assign.prepare(fitted, assign.coordinates(x, rank=6))
+    bounds = assign.prepare(fitted, assign.coordinates(x, ranks=ranks))
     fixed = assign.constants(fitted)[:, None]
     found = assign.search(fitted, bounds, jnp.asarray(x), fixed, reach=30.0)
     every = exact(fitted, x).T
@@ -248,6 +264,31 @@ def test_costs_within_reach_are_all_computed(x64, rng):
     np.testing.assert_allclose(np.asarray(found.exact)[known], every[known], rtol=1e-8)
     assert int(found.evaluated) == known.sum()
     assert np.all(np.asarray(found.low)[known] == np.inf)
+
+
+@pytest.mark.parametrize("ranks", [(3, 3), (3, 12), (40, 40)])
+def test_the_lowest_pairs_come_first(x64, rng, monkeypatch, ranks):
+    # Whatever is listed first and how, labels and costs are those of all the costs.
+    search = importlib.import_module("gladjax.assign.search")
+    fitted, x = example(rng, 40, dtype=np.float64, distance=2.0)
+    x = jnp.asarray(np.concatenate([x, np.full((1, 40), np.nan)]))
+    bounds = assign.prepare(fitted, assign.coordinates(x, ranks=ranks))
+    fixed, every = assign.constants(fitted)[:, None], exact(fitted, x[:-1])
+    guess = jnp.asarray(rng.integers(-1, every.shape[1], len(x)), jnp.int32)
+    computed = []
+    for first, groups in [(1, 2), (1, 64), (8, 3)]:
+        monkeypatch.setattr(search, "FIRST", first)
+        monkeypatch.setattr(search, "GROUPS", groups)
+        for some in (None, guess):
+            found = assign.search(fitted, bounds, x, fixed, guess=some)
+            np.testing.assert_array_equal(found.label[:-1], every.argmin(axis=1))
+            np.testing.assert_allclose(found.best[:-1], every.min(axis=1), rtol=1e-9)
+            assert int(found.label[-1]) == -1
+            low = np.minimum(found.low, found.exact)[:, :-1]
+            assert np.all(low >= every.min(axis=1) - 1e-6)
+            computed.append(int(found.evaluated))
+    # The fewest pairs at a time need the fewest costs: those that cannot be spared.
+    assert computed[0] == min(computed) >= len(x) - 1
 
 
 def test_a_limit_leaves_out_what_is_above(x64, rng):

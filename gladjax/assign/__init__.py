@@ -19,6 +19,7 @@ from gladjax.assign.bounds import Bounds as Bounds
 from gladjax.assign.bounds import Coordinates as Coordinates
 from gladjax.assign.bounds import coordinates as coordinates
 from gladjax.assign.bounds import lower as lower
+from gladjax.assign.bounds import lower_of_pairs as lower_of_pairs
 from gladjax.assign.bounds import monomials as monomials
 from gladjax.assign.bounds import prepare as prepare
 from gladjax.assign.exact import distances_of_pairs as distances_of_pairs
@@ -49,6 +50,7 @@ __all__ = [
     "least",
     "listed",
     "lower",
+    "lower_of_pairs",
     "monomials",
     "nearest",
     "nearest_info",

@@ -13,7 +13,9 @@ order 1. With ``F' F = (P' Sigma_k P)^-1`` and ``m = P'(mu_k - c)`` the bound
 
 is a polynomial of second degree in ``z``. `monomials` are the ``r (r + 1) / 2 + r + 1``
 products of coordinates, `Bounds.coefficients` the factors of each component, and
-`lower` multiplies the two.
+`lower` multiplies the two. Where features are many, the pairs that this leaves open get
+a tighter bound from more coordinates, ``|F (z - m)|^2`` itself (`lower_of_pairs`): a
+few percent of what the cost is.
 
 Rounding. What is returned must not exceed the distance. Three further "monomials",
 ``|z|^2``, ``|z|`` and ``|u - c|^2``, with negative coefficients lower the bounds by
@@ -82,6 +84,7 @@ class Fine(NamedTuple):
     """What bounds the distances of single pairs, in more coordinates.
 
     Attributes:
+      coordinates: In which the bounds are taken.
       factors: ``F``, 0 where it cannot be had.
       means: Coordinates of the means.
       keep: What is left of a bound after the errors of ``F``.
@@ -90,6 +93,7 @@ class Fine(NamedTuple):
       away: ``|mu - c|``.
     """
 
+    coordinates: Coordinates
     factors: Float[Array, "k q q"]
     means: Float[Array, "k q"]
     keep: Float[Array, " k"]
@@ -137,7 +141,7 @@ def coordinates(
     features: Float[AnyArray, "n d"],
     *,
     valid: Bool[AnyArray, " n"] | None = None,
-    rank: int | None = None,
+    ranks: tuple[int, int] | None = None,
 ) -> Coordinates:
     """Chooses the leading coordinates from a regular subsample.
 
@@ -148,13 +152,14 @@ def coordinates(
     Args:
       features: Samples.
       valid: Samples that count; those that are not finite never do.
-      rank: Number of coordinates; by default that of `devices.rank`.
+      ranks: Number of coordinates, and of those that bound single pairs; by default
+        those of `devices.ranks`.
 
     Returns:
       The coordinates.
     """
     n, d = features.shape
-    rank, most = devices.ranks(d) if rank is None else (rank, rank)
+    rank, most = devices.ranks(d) if ranks is None else ranks
     every = max(1, n // SEEN)
     sample = jnp.asarray(features[::every])
     keep = jnp.all(jnp.isfinite(sample), axis=1)
@@ -279,18 +284,21 @@ def prepare(
         precise,
         errs,
         living,
-        None if shared.finer is None else _fine(more, shared.finer, e),
+        None
+        if shared.finer is None
+        else _fine(more, Coordinates(shared.finer, shared.centre), e),
     )
 
 
-def _fine(factors: Factors, basis: Float[Array, "d q"], e: Float[Array, "k d"]) -> Fine:
+def _fine(factors: Factors, shared: Coordinates, e: Float[Array, "k d"]) -> Fine:
     """Returns what bounds single pairs; ``e`` are the centred means."""
     F, lost, eta = factors
-    (d, q), dtype = basis.shape, e.dtype
+    (d, q), dtype = shared.basis.shape, e.dtype
     sound = jnp.isfinite(lost)
     return Fine(
+        coordinates=shared,
         factors=F,
-        means=jnp.matmul(e, basis, precision=PRECISION),
+        means=jnp.matmul(e, shared.basis, precision=PRECISION),
         keep=jnp.where(sound, 1 / (1 + lost), 0),
         slack=gamma(q, dtype) * _norm(F),
         bend=jnp.where(sound, gamma(d, dtype) * eta, 0),
@@ -299,7 +307,7 @@ def _fine(factors: Factors, basis: Float[Array, "d q"], e: Float[Array, "k d"]) 
 
 
 def lower_of_pairs(
-    bounds: Bounds,
+    fine: Fine,
     samples: Float[Array, "n d"],
     owner: Int[Array, " p"],
     component: Int[Array, " p"],
@@ -309,7 +317,7 @@ def lower_of_pairs(
     ``|F (z - m)|`` as it is computed, less what its roundings may have added.
 
     Args:
-      bounds: The bounds, with `Bounds.fine`.
+      fine: What bounds them.
       samples: Samples.
       owner: Sample of each pair.
       component: Component of each pair; pairs with a negative one are left out.
@@ -317,9 +325,8 @@ def lower_of_pairs(
     Returns:
       The bounds, infinite where a pair is left out.
     """
-    fine, axes = bounds.fine, bounds.coordinates
-    e = samples - axes.centre[None, :]
-    z = jnp.matmul(e, axes.finer, precision=PRECISION)
+    e = samples - fine.coordinates.centre[None, :]
+    z = jnp.matmul(e, fine.coordinates.basis, precision=PRECISION)
     q = z.shape[1]
 
     def value(e: Array, group: Array) -> Array:
@@ -344,6 +351,8 @@ def _factored(
     """Returns ``F`` for the leading coordinates, and for all of them.
 
     One Cholesky factor serves both: its leading block is that of the leading block.
+    (Two batched factorisations side by side in a program may wait for each other's
+    threads for ever, in jaxlib 0.10.2 on a CPU of two cores.)
     """
     M, traces = _marginals(given, basis)
     identity = jnp.eye(basis.shape[1], dtype=basis.dtype)

@@ -216,7 +216,7 @@ def _taken(
     add = given.addends[at, owner if given.addends.shape[1] > 1 else 0]
     low = jnp.where(component >= 0, state.low[at, owner], jnp.inf)
     if given.bounds.fine is not None:
-        finer = lower_of_pairs(given.bounds, given.samples, owner, component)
+        finer = lower_of_pairs(given.bounds.fine, given.samples, owner, component)
         low = jnp.maximum(low, _rounded_down(finer + add))
 
     def turn(i: Array, carry: tuple[Found, Array, Array]) -> tuple[Found, Array, Array]:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def _assignment(options: argparse.Namespace) -> tuple[Records, Table]:
 def _commits(options: argparse.Namespace) -> tuple[Records, Table]:
     if options.other is None:
         raise ValueError("commits needs --other, the folder of the other commit")
-    records = commits.measure(options.other, rounds=options.rounds)
+    keep = partial(files.write_json, options.output / "commits.json")
+    records = commits.measure(options.other, rounds=options.rounds, keep=keep)
     return records, commits.rows(records)
 
 

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +56,26 @@ print(json.dumps(found))
 """
 
 
-def measure(other: Path, *, rounds: int) -> list[dict[str, Any]]:
+def measure(
+    other: Path, *, rounds: int, keep: Callable[[list[dict[str, Any]]], None]
+) -> list[dict[str, Any]]:
     """Times both commits.
 
     Args:
       other: Folder of the other commit.
       rounds: How often each of them runs.
+      keep: Gets the records so far after each size.
 
     Returns:
       One record for each size.
 
     Raises:
-      ValueError: If the folder does not hold the package.
+      ValueError: If the folder does not hold the package, or nothing is to be run.
     """
     if not (other / "gladjax").is_dir():
         raise ValueError(f"{other} has no folder gladjax: make it by git worktree add")
+    if rounds < 1:
+        raise ValueError(f"--rounds must be 1 or more, not {rounds}")
     here = Path(__file__).resolve().parents[3]
     records = []
     with tempfile.TemporaryDirectory() as folder, runner.Bar("commits") as bar:
@@ -96,6 +101,7 @@ def measure(other: Path, *, rounds: int) -> list[dict[str, Any]]:
                 }
                 record[part] = {**times, "times_faster": times["other"] / times["here"]}
             records.append(record)
+            keep(records)
             bar("sizes", case + 1, len(CASES))
     return records
 
