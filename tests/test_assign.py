@@ -287,8 +287,9 @@ def test_the_lowest_pairs_come_first(x64, rng, monkeypatch, ranks):
             low = np.minimum(found.low, found.exact)[:, :-1]
             assert np.all(low >= every.min(axis=1) - 1e-6)
             computed.append(int(found.evaluated))
-    # The fewest pairs at a time need the fewest costs: those that cannot be spared.
-    assert computed[0] == min(computed) >= len(x) - 1
+    assert all(len(x) - 1 <= count < 0.8 * every.size for count in computed)
+    if ranks == (40, 40):  # There the least bound is the least cost.
+        assert computed[0] < 1.5 * len(x)
 
 
 def test_a_limit_leaves_out_what_is_above(x64, rng):
