@@ -22,7 +22,7 @@ from gladjax import devices, mixture, routing
 from gladjax.covariance import PRECISION
 from gladjax.mixture import AnyArray, GaussianMixture
 
-RUNGS = (16, 32, 64, 128, 256, 512)  # Rows for which there are programs,
+RUNGS = (32, 64, 128, 256, 512)  # Rows for which there are programs,
 RATIO = 0.8  # if they are fewer than this share of ``d``.
 
 Value = Callable[[Array, Array], Array]
