@@ -292,6 +292,23 @@ def test_the_lowest_pairs_come_first(x64, rng, monkeypatch, ranks):
         assert computed[0] < 1.5 * len(x)
 
 
+def test_what_overflows_bounds_no_pair(rng):
+    # Nor does a component without factors; a pair that is left out is infinite.
+    fitted, x = example(rng, 40)
+    axes = assign.coordinates(jnp.asarray(x), ranks=(4, 16))
+    fine = assign.prepare(fitted, axes).fine
+    assert fine is not None
+    fine = fine._replace(keep=fine.keep.at[0].set(0))
+    far = jnp.asarray(np.concatenate([x[:2], np.full((1, 40), 1e30, np.float32)]))
+    owner = jnp.array([0, 1, 2, 0], jnp.int32)
+    component = jnp.array([0, 1, 1, -1], jnp.int32)
+    low = np.asarray(assign.lower_of_pairs(fine, far, owner, component))
+    assert low[0] == 0
+    assert 0 < low[1] < np.inf
+    assert not np.isnan(low[2])
+    assert low[3] == np.inf
+
+
 def test_a_limit_leaves_out_what_is_above(x64, rng):
     fitted, x = example(rng, 40, dtype=np.float64)
     labels, cost = nearest(fitted, x)

@@ -341,8 +341,11 @@ def lower_of_pairs(
     )
     own = jnp.maximum(component, 0)
     far = jnp.linalg.norm(e, axis=1)[owner] + fine.away[own]
-    length = jnp.maximum(length - fine.bend[own] * far, 0)
-    return jnp.square(length) * (fine.keep[own] * (1 - gamma(q + 8, z.dtype)))
+    length = length - fine.bend[own] * far
+    # What overflowed bounds nothing.
+    length = jnp.where(length > 0, length, 0)
+    low = jnp.square(length) * (fine.keep[own] * (1 - gamma(q + 8, z.dtype)))
+    return jnp.where(component >= 0, low, jnp.inf)
 
 
 def _factored(
