@@ -380,8 +380,7 @@ def _expect(
         found = assign.search(
             old, bounds, x, fixed, guess=start, reach=RANGE[features.dtype]
         )
-        best, label = assign.least(found.exact)
-        best = jnp.where(valid, best, 0)
+        label, best = found.label, jnp.where(valid, found.best, 0)
         reach = best + RANGE[features.dtype]
         mask = (found.exact <= reach[None, :]) & valid[None, :]
         terms = jnp.where(mask, jnp.exp(0.5 * (best[None, :] - found.exact)), 0)
