@@ -1,5 +1,6 @@
 """Every table of the paper end to end, on small synthetic categories."""
 
+import dataclasses
 import json
 
 import jax
@@ -12,6 +13,7 @@ from gladjax.datasets import tfds
 from gladjax.experiments import (
     ablation,
     comparison,
+    contamination,
     cost,
     dagm,
     figures,
@@ -333,3 +335,75 @@ def test_experiments_read_prepared_records(root, tmp_path, monkeypatch):
     monkeypatch.setattr(prepared, "dataset", stand_in)
     run(figures, root, tmp_path, "--tfds")
     assert asked == [("mvtec", "plate", root, "tfds")]
+
+
+@pytest.fixture(scope="module")
+def blatant(tmp_path_factory):
+    """A category of noise; its defects are white squares."""
+    folder = tmp_path_factory.mktemp("blatant")
+    rng = np.random.default_rng(0)
+    for place, count in (("train/good", 22), ("test/good", 4), ("test/square", 5)):
+        for i in range(count):
+            image = np.clip(rng.normal(128, 10, (40, 40, 3)), 0, 255)
+            if place == "test/square":
+                image[10:30, 10:30] = 255
+            path = folder / "plate" / place / f"{i:02}.png"
+            images.write_png(path, image.astype(np.uint8))
+    return folder
+
+
+def test_no_training_defect_is_among_the_test_images(blatant):
+    dataset = datasets.mvtec(blatant, "plate")
+    labels = np.array([r.label for r in (*dataset.train, *dataset.test)])
+    few, many = (
+        contamination.draw(dataset, 20, share, seed=1) for share in (0.05, 0.2)
+    )
+    for drawn, count in ((few, 1), (many, 4)):
+        assert len(np.unique(drawn.learn)) == len(drawn.learn) == 20
+        assert not set(drawn.learn) & set(drawn.test)
+        np.testing.assert_array_equal(labels[drawn.learn] == 1, drawn.bad)
+        assert drawn.bad.sum() == count
+        assert len(drawn.test) == len(dataset.test) - count
+    assert set(few.learn[few.bad]) < set(many.learn[many.bad])
+    with pytest.raises(ValueError, match=r"plate: 0\.5 of 20"):
+        contamination.draw(dataset, 20, 0.5, seed=1)
+
+
+def test_blatant_defects_among_the_good_are_named_and_cost_nothing_then(
+    blatant, tmp_path, monkeypatch
+):
+    # One layer needs half the programs.
+    net = dataclasses.replace(network(), layers=("fine",), dims=network().dims[:1])
+    monkeypatch.setattr(backbone, "load", lambda *_, **__: net)
+    more = ["--num-train", "22", "--shares", "0.1", "--max-samples", "300"]
+    (record,) = run(contamination, blatant, tmp_path, *more)
+    assert record["num_bad"] == record["bad_named"] == record["bad_among_ten"] == 2
+    assert record["good_named"] == 0
+    assert len(record["named"]) == 2
+    assert record["cleaned"] == record["good"]
+    assert record["good"]["sensitivity"] == 1
+    assert record["mixed"]["sensitivity"] < 1
+    table = (tmp_path / "table.md").read_text()
+    for state in contamination.STATES:
+        assert f"sensitivity at 0.05, {state}" in table
+    assert "Of 2 defects 2 are named" in table
+
+    # The fit from features at hand is that of the detector.
+    dataset = datasets.mvtec(blatant, "plate")
+    settings = detector.Settings(num_components=6, max_steps=3, max_samples=300)
+    cache = tmp_path / "cache"
+    source = sources.extract(cache, dataset, net, settings=settings)
+    drawn = contamination.draw(dataset, 22, 0.1, seed=0)
+    records = (*dataset.train, *dataset.test)
+    found = contamination.fit(source, drawn.learn, settings, seed=0)
+    _, info = detector.fit_info(
+        jax.random.key(0),
+        net,
+        [images.read(records[i].image) for i in drawn.learn],
+        settings=settings,
+        folds=detector.FOLDS,
+    )
+    np.testing.assert_allclose(found.left_out, info.left_out, rtol=1e-4)
+
+    monkeypatch.setattr(contamination, "fit", None)
+    assert run(contamination, blatant, tmp_path, *more) == [record]
