@@ -1,6 +1,7 @@
 """The interface of data sets, the MVTec layout and the ELPV split."""
 
 import collections
+import io
 import shutil
 
 import hypothesis
@@ -285,6 +286,38 @@ def test_bad_label_lines_are_named(tmp_path, line):
     (tmp_path / "labels.csv").write_text(f"a.png 0 mono\n\n{line}\n")
     with pytest.raises(datasets.DatasetError, match="line 3"):
         datasets.elpv(root=tmp_path)
+
+
+MASKS = {}
+for _format in ("PNG", "JPEG", "BMP", "TIFF"):
+    _stream = io.BytesIO()
+    PIL.Image.new("L", (12, 8), 255).save(_stream, _format)
+    MASKS[_format.lower()] = _stream.getvalue()
+
+
+@hypothesis.given(st.data())
+@hypothesis.settings(max_examples=100, deadline=None)
+@pytest.mark.filterwarnings("ignore")
+def test_any_mask_is_read_or_refused(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "fuzzed"
+    image = write(folder / "image.png", size=(12, 8))
+    suffix = data.draw(st.sampled_from(sorted(MASKS)))
+    damaged = bytearray(MASKS[suffix])
+    del damaged[data.draw(st.integers(0, len(damaged))) :]
+    for _ in range(data.draw(st.integers(0, 8)) if damaged else 0):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
+    path = folder / f"mask.{suffix}"
+    path.write_bytes(damaged)
+    record = datasets.Record(image, 1, "dent", path, "test")
+    mask, message = np.zeros((4, 6), bool), path.name
+    try:
+        mask = datasets.read_mask(record, shape=(4, 6))
+    except (datasets.DatasetError, images.ImageError) as error:
+        message = str(error)
+    assert path.name in message
+    assert (mask.shape, mask.dtype) == ((4, 6), bool)
 
 
 @hypothesis.given(st.binary(max_size=60))

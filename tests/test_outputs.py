@@ -1,11 +1,15 @@
 """What may be written where: replaced files, names, temporary files, words of names."""
 
+import codecs
+import io
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+import types
+from unittest import mock
 
 import hypothesis
 import hypothesis.strategies as st
@@ -13,6 +17,7 @@ import numpy as np
 import pytest
 
 from gladjax import files, images, outputs, report
+from gladjax.cli import inputs
 from gladjax.report import page
 
 KINDS = (outputs.MODEL, outputs.WEIGHTS, outputs.PAGE, outputs.PICTURE, outputs.RESULTS)
@@ -267,6 +272,30 @@ def test_a_page_holds_a_name_of_any_bytes(tmp_path):
 
 
 # Files that come one by one
+
+
+@hypothesis.given(
+    st.lists(st.binary(max_size=9), max_size=5),
+    st.sampled_from([b"\n", b"\r\n", b"\0"]),
+    st.booleans(),
+    st.integers(1, 12),
+)
+@hypothesis.settings(max_examples=200, deadline=None)
+def test_any_list_of_names_is_read_in_any_pieces(names, end, marked, size):
+    names = [name.translate(None, b"\0\r\n") for name in names]
+    hypothesis.assume(not any(name.startswith(codecs.BOM_UTF8) for name in names))
+    hypothesis.assume(not marked or names)
+    whole = codecs.BOM_UTF8 * marked + end.join([*names, b""])
+
+    class Pieces(io.BytesIO):
+        def read(self, _):
+            return super().read(size)
+
+    buffer = types.SimpleNamespace(raw=Pieces(whole))
+    with mock.patch.object(sys, "stdin", types.SimpleNamespace(buffer=buffer)):
+        found = list(inputs._listed())
+    texts = [os.fsdecode(name) for name in names]
+    assert found == [pathlib.Path(text) for text in texts if text.strip()]
 
 
 def test_an_image_is_there_before_the_next_name(tmp_path):
