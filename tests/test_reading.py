@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 import warnings
 
@@ -262,6 +263,16 @@ def test_links_to_folders_are_told(tmp_path):
     assert "a/link (a link; name it to follow it)" in err
     out, _ = run("score", tmp_path / "m", folder / "link", "--quiet")
     assert len(out.splitlines()) == 3
+
+
+def test_names_that_lead_nowhere_are_bad_images_and_no_end(tmp_path):
+    loop, nul = tmp_path / "loop.png", pathlib.Path("a\0b.png")
+    loop.symlink_to(loop)
+    assert inputs.unique(inputs.expand([str(tmp_path)])) == [loop]
+    assert inputs.unique([nul, loop, nul]) == [nul, loop]
+    for path in (loop, nul):
+        with pytest.raises(images.ImageError, match="no such image file"):
+            images.read(path)
 
 
 def test_a_pattern_finds_endings_in_any_case(tmp_path):

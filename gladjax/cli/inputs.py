@@ -146,5 +146,9 @@ def unique(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     """Returns files without those that were named before, under whatever name."""
     seen: dict[pathlib.Path, pathlib.Path] = {}
     for path in paths:
-        seen.setdefault(path.resolve(), path)
+        try:
+            place = path.resolve()
+        except (OSError, RuntimeError, ValueError):  # A link to itself, a NUL.
+            place = path  # Reading it will say what is wrong.
+        seen.setdefault(place, path)
     return list(seen.values())
