@@ -281,6 +281,15 @@ def test_impossible_options_are_refused(kwargs, message):
         weights.fit(fitted, features, **kwargs)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_samples_that_count_must_be_finite(wrong):
+    features, fitted, _, _ = example(np.random.default_rng(0), dtype=np.float32)
+    spoiled = np.array(features)
+    spoiled[-1, 0, 0, -1] = wrong
+    with pytest.raises(ValueError, match="finite"):
+        weights.fit(fitted, spoiled)
+
+
 def test_features_of_another_shape_are_refused():
     features, fitted, _, _ = example(np.random.default_rng(0), dtype=np.float32)
     with pytest.raises((ValueError, TypeError), match="features"):

@@ -101,7 +101,8 @@ def fit_info(
       The weights and the diagnostics.
 
     Raises:
-      ValueError: If shapes or options do not fit.
+      ValueError: If shapes or options do not fit, or a sample that counts is not
+        finite.
     """
     disc(radius)  # Refuses a radius that cannot be.
     if features.ndim != 4 or features.shape[3] != mixture.means.shape[1]:
@@ -122,6 +123,9 @@ def fit_info(
         raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
     mixture = jax.tree.map(jnp.asarray, mixture)
     used = np.ones((m, h, w), bool) if valid is None else np.asarray(valid)
+    for one, inside in zip(features, used, strict=True):  # They may be on disk.
+        if not np.isfinite(np.asarray(one))[inside].all():
+            raise ValueError("features of samples that count must be finite")
     steps = _Steps(mixture, features, used, (radius, prior, before))
     state, history, converged = iteration.iterate(
         steps,
