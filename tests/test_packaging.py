@@ -21,6 +21,10 @@ def test_every_python_is_named():
     assert named == [str(minor) for minor in range(first, 15)]
 
 
+def test_there_is_a_link_to_the_paper():
+    assert PROJECT["urls"]["Paper"].startswith("https://")
+
+
 def test_every_dependency_is_used():
     """One that nothing imports is what a user installs in vain."""
     code = "\n".join(p.read_text("utf-8") for p in (ROOT / "gladjax").rglob("*.py"))
@@ -28,6 +32,20 @@ def test_every_dependency_is_used():
     for line in PROJECT["dependencies"]:
         name = re.match(r"[\w-]+", line)[0]
         assert re.search(rf"^\s*(import|from) {modules.get(name, name)}\b", code, re.M)
+
+
+def test_every_test_that_a_report_names_is_there():
+    """``file.py::test`` is in that file, ``::test`` in one that its report names."""
+    for path in (ROOT / "experiments").glob("reports-*.md"):
+        report = path.read_text("utf-8")
+        found = re.findall(r"`(test_\w+\.py)?::(test_\w+)`", report)
+        assert found
+        files = set(re.findall(r"\btest_\w+\.py", report))
+        for name, test in found:
+            texts = [(ROOT / "tests" / one).read_text("utf-8") for one in files]
+            if name:
+                texts = [(ROOT / "tests" / name).read_text("utf-8")]
+            assert any(f"def {test}(" in text for text in texts), (path.name, test)
 
 
 def test_the_readme_names_the_patent():
