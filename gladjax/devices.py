@@ -1,7 +1,13 @@
-"""Sizes of the pieces in which work is cut, by kind of device; and forked processes.
+"""Sizes of the pieces in which work is cut, by kind of device; threads and processes.
 
 The sizes change the time and the memory of a computation, never its answer. How those
 of the CPU were chosen stands in ``experiments/performance``.
+
+On a CPU JAX factors matrices by SciPy's LAPACK, one small matrix after the other. On
+several threads these wait for each other actively: a fifth to a third more time alone,
+ten times as long beside another program. So SciPy's BLAS gets one thread when
+`gladjax` first computes, unless ``OPENBLAS_NUM_THREADS`` says otherwise; NumPy's and
+JAX's own threads stay.
 
 Notation: none.
 
@@ -11,13 +17,16 @@ Reference: there is none.
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import threadpoolctl
 from jaxtyping import Array
 
 
@@ -85,11 +94,24 @@ def check_process() -> None:
     """
     if not _first:
         _first.append(os.getpid())
+        _one_thread()
     if _first[0] != os.getpid():
         raise RuntimeError(
             "this process was forked after JAX ran, and JAX would hang in it: start "
             "worker processes by spawn, multiprocessing.get_context('spawn')"
         )
+
+
+def _one_thread() -> None:
+    """Takes the threads from the LAPACK that JAX calls: that of SciPy's wheels."""
+    if "OPENBLAS_NUM_THREADS" in os.environ:
+        return
+    known = importlib.import_module("scipy.linalg.cython_lapack")
+    root = Path(str(known.__file__)).resolve().parents[1]
+    own = root.with_name("scipy.libs"), root / ".dylibs"
+    for library in threadpoolctl.ThreadpoolController().lib_controllers:
+        if library.user_api == "blas" and Path(library.filepath).parent in own:
+            library.set_num_threads(1)
 
 
 def ranks(dimension: int) -> tuple[int, int]:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 else:
     AnyArray = Array | np.ndarray
 
+LARGE = 1 << 20  # Up to here a flat array has the size of a power of two.
+
 
 @pytree
 class GaussianMixture:
@@ -338,29 +340,41 @@ def chosen(
 
 
 def room(needed: int) -> int:
-    """Returns the next of four sizes an octave that is enough.
+    """Returns a size that is enough, one of few: a power of two where it is small.
 
     Args:
       needed: A size.
     """
-    step = 1 << max((needed - 1).bit_length() - 3, 0)
+    step = 1 << max(needed - 1, 0).bit_length()
+    step = step if step <= LARGE else step >> 3
     return -(-needed // step) * step
 
 
+def padded(mixture: GaussianMixture, rows: int, inverses: int) -> GaussianMixture:
+    """Pads the flat arrays (NumPy arrays).
+
+    Args:
+      mixture: The mixture, outside of any trace.
+      rows: Rows to have room for.
+      inverses: Numbers of inverses to have room for.
+    """
+    owned, numbers = np.asarray(mixture.rows), np.asarray(mixture.inverses)
+    return dataclasses.replace(
+        mixture,
+        rows=np.pad(owned, ((0, rows - len(owned)), (0, 0))),
+        inverses=np.pad(numbers, (0, inverses - len(numbers))),
+    )
+
+
 def roomy(mixture: GaussianMixture) -> GaussianMixture:
-    """Pads the flat arrays to a size that `room` gives (NumPy arrays).
+    """Pads the flat arrays to sizes that `room` gives (NumPy arrays).
 
     Mixtures of about the same size then share their compiled programs.
 
     Args:
       mixture: The mixture, outside of any trace.
     """
-    rows, inverses = np.asarray(mixture.rows), np.asarray(mixture.inverses)
-    return dataclasses.replace(
-        mixture,
-        rows=np.pad(rows, ((0, room(len(rows)) - len(rows)), (0, 0))),
-        inverses=np.pad(inverses, (0, room(len(inverses)) - len(inverses))),
-    )
+    return padded(mixture, room(len(mixture.rows)), room(len(mixture.inverses)))
 
 
 def first(mixture: GaussianMixture, count: int) -> GaussianMixture:

@@ -42,7 +42,7 @@ from gladjax.steps import Steps
 SAMPLES = 32_768  # Samples that a mixture is fitted to first.
 CANDIDATES = (25, 50, 100, 200)  # Numbers of components to choose from.
 HELD = 5  # One image in so many is held out for the choice.
-SHORT = 6  # Steps, at most, of a fit that only chooses.
+SHORT = 3  # Steps, at most, of a fit that only chooses.
 LOOSE = 1e-4  # Its stopping rule.
 SEEDED = 4  # One sample in so many may be a centre, where there are many.
 FEW = 4  # Of fewer images none is held out.
@@ -109,7 +109,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     index = seeding.subsample(draw, used, SAMPLES)
     index = np.concatenate([index[::2], index[1::2]])  # Any half is of all images.
     few = _gathered(features, index)
-    most = iteration.usable(max(CANDIDATES), count, min_count)
+    most = largest(count, min_count)
     options = (min_count, shrinkage)
     state, k, choice = _begun(seed, few, index // (h * w), m, most, options)
     loop = partial(
@@ -141,6 +141,16 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     place[order] = np.arange(k)
     info = iteration.reported(np.zeros(k), place[labels], history, converged=converged)
     return mixture.roomy(mixture.chosen(fitted, order)), info, choice
+
+
+def largest(count: int, min_count: int) -> int:
+    """Returns the number of components that a fit has room for.
+
+    Args:
+      count: Number of samples that count.
+      min_count: Components of fewer samples are dropped.
+    """
+    return iteration.usable(max(CANDIDATES), count, min_count)
 
 
 def _gathered(features: AnyArray, index: np.ndarray) -> Samples:

@@ -60,3 +60,30 @@ def test_a_forked_worker_says_so(method, expected, tmp_path):
     lines = done.stdout.splitlines()
     assert len(lines) == 3
     assert all(expected in line for line in lines)
+
+
+THREADS = """
+import os, threadpoolctl
+from gladjax import devices
+
+devices.sizes()
+for library in threadpoolctl.ThreadpoolController().info():
+    if "scipy.libs" in library["filepath"] or "scipy/.dylibs" in library["filepath"]:
+        print(library["num_threads"])
+"""
+
+
+@pytest.mark.parametrize("asked", [None, "3"])
+def test_small_factorisations_take_one_thread(asked):
+    known = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    environment = known if asked is None else {**known, "OPENBLAS_NUM_THREADS": asked}
+    found = subprocess.run(
+        [sys.executable, "-c", THREADS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    if not found:
+        pytest.skip("SciPy has no library of its own here")
+    assert found == [asked or "1"]

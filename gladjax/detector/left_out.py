@@ -15,6 +15,7 @@ Differs from the reference in
 Reference: Vovk, "Cross-conformal predictors", Annals of Mathematics and AI 74, 2015.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,12 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import estimation, mixture, samples, scoring, weights
+from gladjax import devices, mixture, samples, scoring, staged, weights
 from gladjax.covariance import Shrinkage
 from gladjax.detector.inference import read_off
 from gladjax.detector.model import Detector, Settings
 from gladjax.mixture import GaussianMixture
 from gladjax.staged import SAMPLES
+from gladjax.steps import Steps
+from gladjax.weights.fitting import IMAGES
 
 FOLDS = 10  # Parts of the images that are left out in turn, where there are enough.
 Labels = tuple[Int[np.ndarray, " n"], Int[np.ndarray, "m h w"] | None]
@@ -73,7 +76,7 @@ def log_maps(
       The maps; NaN for images that are never left out.
     """
     m, h, w, d = maps.shape
-    k = len(fitted.means)
+    k, folds = len(fitted.means), range(places.max(initial=-1) + 1)
     own, where = labels
     index = np.flatnonzero(own >= 0)
     missing = max(SAMPLES - len(index), 0)
@@ -86,23 +89,29 @@ def log_maps(
     size = int(np.bincount(places[places >= 0]).max(initial=1))
     counted: dict[int, Array] = {}
     if where is not None:  # Counts are sums over the folds, and images of none.
-        for f in range(-1, places.max(initial=-1) + 1):
-            counted[f] = _around(where[places == f], size, k, settings.radius)
+        for f in range(-1, len(folds)):
+            counted[f] = _around(where[places == f], k, settings.radius)
     around = sum(counted.values(), start=jnp.zeros((h, w, k), jnp.float32))
+    # As many components as the fit had room for: its M-step is this one.
+    most = max(k, staged.largest(len(index), settings.min_count))
+    steps = Steps(given, most, settings.min_count, shrinkage)
     room = _room(fitted, label, fold)
+    batch = size if devices.sizes().together else 1
     found = np.full((m, h, w), np.nan, np.float32)
-    for f in range(places.max(initial=-1) + 1):
+    rest = None
+    for f in folds:
+        rest = steps.estimate(rest, np.where(fold == f, -1, label))
+        some = mixture.padded(mixture.first(rest, k), *room)
+        counts = around - counted[f] if counted else around
+        shares = weights.weigh(some, counts, settings.prior).reshape(k, -1)
+        ready = scoring.prepare_dense(some, jnp.log(shares))
         out = np.flatnonzero(places == f)
-        rest = around - counted[f] if counted else around
-        values = _log_maps(
-            given._replace(exponent=0, scaled=0),
-            np.where(fold == f, -1, label),
-            rest,
-            _filled(maps[out], size, 0),
-            (k, room, given.scaled, settings.min_count, settings.prior, shrinkage),
-        )
-        found[out] = np.asarray(values)[: len(out)]
-    return found
+        for first in range(0, len(out), batch):
+            part = out[first : first + batch]
+            x = np.ldexp(_filled(maps[part], batch, 0), given.scaled)
+            values = scoring.log_prob_maps(some, ready, x)
+            found[part] = np.asarray(values)[: len(part)]
+    return found + np.float32(given.scaled * d * math.log(2))
 
 
 def _filled(part: np.ndarray, size: int, value: int) -> np.ndarray:
@@ -110,11 +119,13 @@ def _filled(part: np.ndarray, size: int, value: int) -> np.ndarray:
     return np.pad(part, pad, constant_values=value)
 
 
-def _around(
-    labels: np.ndarray, size: int, k: int, radius: float
-) -> Float[Array, "h w k"]:
-    """Returns the windowed counts of at most ``size`` images."""
-    return _counts(_filled(labels, size, -1), k, radius)
+def _around(labels: np.ndarray, k: int, radius: float) -> Float[Array, "h w k"]:
+    """Returns the windowed counts of some images."""
+    total = jnp.zeros((*labels.shape[1:], k), jnp.float32)
+    for first in range(0, len(labels), IMAGES):
+        part = _filled(labels[first : first + IMAGES], IMAGES, -1)
+        total = total + _counts(part, k, radius)
+    return total
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -133,32 +144,6 @@ def _room(
         counts = whole - np.bincount(label[(fold == f) & (label >= 0)], minlength=k)
         entries = max(entries, int(np.sum(np.where(counts < d, counts, 0) ** 2)))
     return given.rows.shape[0], mixture.room(entries)
-
-
-@partial(jax.jit, static_argnums=4)
-def _log_maps(
-    given: samples.Samples,
-    labels: Int[Array, " n"],
-    around: Float[Array, "h w k"],
-    maps: Float[Array, "m h w d"],
-    static: tuple[int, tuple[int, int], int, int, float, Shrinkage],
-) -> Float[Array, "m h w"]:
-    """Returns the log-maps of some images under samples that are not theirs."""
-    k, room, scaled, min_count, prior, shrinkage = static
-    fitted = estimation.maximize(
-        given.features,
-        labels,
-        k,
-        room=room,
-        floor=given.floor,
-        min_count=min_count,
-        shrinkage=shrinkage,
-    )
-    shares = weights.weigh(fitted, around, prior).reshape(k, -1)
-    ready = scoring.prepare_dense(fitted, jnp.log(shares))
-    d = maps.shape[3]
-    values = scoring.log_prob_maps(fitted, ready, jnp.ldexp(maps, scaled))
-    return values + scaled * d * np.log(2).astype(values.dtype)
 
 
 def scores(

@@ -147,8 +147,9 @@ def _arrays(detector: Detector) -> dict[str, np.ndarray]:
     if detector.calibration is not None:
         arrays["calibration"] = np.asarray(detector.calibration)
     for i, layer in enumerate(detector.layers.values()):
+        used = mixture.first(layer.mixture, len(layer.mixture.means))
         for name in _MIXTURE:
-            arrays[f"{i}.mixture.{name}"] = np.asarray(getattr(layer.mixture, name))
+            arrays[f"{i}.mixture.{name}"] = np.asarray(getattr(used, name))
         for name in _LOCAL:
             arrays[f"{i}.local.{name}"] = np.asarray(getattr(layer.local_weights, name))
         if layer.kept is not None:
@@ -209,7 +210,7 @@ def load(path: StrPath, *, backbone: Backbone | None = None) -> Detector:
 
     Returns:
       The detector, every array equal to the saved one, bit by bit, but for rows saved
-      in half precision.
+      in half precision and for what flat arrays have room for beside.
 
     Raises:
       ModelError: If the file is missing, truncated, changed, of a later version, not
@@ -256,7 +257,8 @@ def _layer(
     values = {n: arrays[f"{i}.mixture.{n}"] for n in _MIXTURE}
     values["inverses"] = np.zeros(0, values["rows"].dtype)
     given = GaussianMixture(**values)
-    given = factors.solved(given, mixture.num_inverses(given))
+    given = mixture.padded(given, mixture.room(len(given.rows)), 0)
+    given = factors.solved(given, mixture.room(mixture.num_inverses(given)))
     local = LocalWeights(**{n: arrays[f"{i}.local.{n}"] for n in _LOCAL}, shape=shape)
     if not bool(np.all(np.isfinite(given.inverses))):
         raise ModelError(f"{path}: layer {i} has a covariance that is none; fit again")
