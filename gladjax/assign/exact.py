@@ -24,6 +24,7 @@ from gladjax.mixture import AnyArray, GaussianMixture
 
 RUNGS = (32, 64, 128, 256, 512)  # Rows for which there are programs,
 RATIO = 0.8  # if they are fewer than this share of ``d``.
+PARTS = 16  # A batch is at most this part of all blocks: many of them may be empty.
 
 Value = Callable[[Array, Array], Array]
 
@@ -102,7 +103,7 @@ def by_component(
     for most, size, value in programs:
         last = jnp.searchsorted(rising, most, side="right").astype(jnp.int32)
         batch = max(2, known.elements // (d * (known.slots + size)))
-        batch = min(batch, group.shape[0])
+        batch = min(batch, -(-group.shape[0] // PARTS))
         step = functools.partial(visit, value=value, batch=batch, span=(first, last))
         out = jax.lax.fori_loop(0, (last - first + batch - 1) // batch, step, out)
         first = last

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from gladjax import devices
 from gladjax.assign.bounds import Bounds, lower, lower_of_pairs, monomials
 from gladjax.assign.exact import distances_of_pairs
 from gladjax.mixture import GaussianMixture
@@ -77,7 +78,7 @@ def search(
     Returns:
       The costs.
     """
-    c, d = samples.shape
+    c = samples.shape[0]
     padded = -c % GROUP
     if padded:
         pad = ((0, padded), (0, 0))
@@ -87,8 +88,7 @@ def search(
         samples = jnp.pad(samples, pad, constant_values=jnp.nan)
     state, samples = _bounded(bounds, samples, addends, limit)
     given = _Given(mixture, bounds, samples, addends, reach)
-    # Bounds in all coordinates are the costs, but for rounding: the least comes first.
-    tight = bounds.coordinates.basis.shape[1] == d
+    tight = given.tight
     n = samples.shape[0]
     size = n if tight else FIRST * n
 
@@ -117,7 +117,7 @@ def search(
             passed = jnp.where(i == 0, jnp.inf, passed)
         else:
             pairs = following(state)
-        state = _taken(state, given, pairs, passed, turns=1 if tight else 2)
+        state = _taken(state, given, pairs, passed)
         left = jnp.sum(_open(state, reach), dtype=jnp.int32)
         survivors = jnp.where(i == 0, left, state.survivors)
         return state._replace(survivors=survivors), i + 1, left
@@ -141,6 +141,20 @@ class _Given(NamedTuple):
     samples: Float[Array, "c d"]
     addends: Float[Array, "k _c"]
     reach: float
+
+    @property
+    def tight(self) -> bool:
+        """Whether bounds are the costs, but for rounding: the least comes first."""
+        return self.bounds.coordinates.basis.shape[1] == self.samples.shape[1]
+
+    @property
+    def turns(self) -> int:
+        """With two, the lowest pair of a sample gets its cost before the others.
+
+        Of what is within reach most must be computed anyhow, if costs are not dear.
+        """
+        cheap = self.reach > 0 and self.samples.shape[1] < devices.sizes().wide
+        return 1 if self.tight or cheap else 2
 
 
 def _open(state: Found, reach: float) -> Bool[Array, "k c"]:
@@ -196,8 +210,6 @@ def _taken(
     given: _Given,
     pairs: tuple[Int[Array, " p"], Int[Array, " p"]],
     passed: Float[Array, " c"],
-    *,
-    turns: int,
 ) -> Found:
     """Takes some pairs into account.
 
@@ -206,7 +218,6 @@ def _taken(
       given: The mixture and the samples.
       pairs: Sample and component of each; component -1 is no pair.
       passed: A bound that all open pairs that are not listed are above.
-      turns: With two, the lowest pair of each sample gets its cost before the others.
 
     Returns:
       What is known then.
@@ -222,7 +233,7 @@ def _taken(
     def turn(i: Array, carry: tuple[Found, Array, Array]) -> tuple[Found, Array, Array]:
         known, low, exact = carry
         top = jnp.minimum(known.best + given.reach, passed)
-        if turns > 1:
+        if given.turns > 1:
             lowest = jnp.full_like(top, jnp.inf).at[owner].min(low)
             top = jnp.where(i == 0, jnp.minimum(lowest, top), top)
         chosen = (low <= top[owner]) & (low < jnp.inf)
@@ -244,7 +255,7 @@ def _taken(
     # What is large stays out of the loop.
     small = state._replace(exact=jnp.zeros(()), low=jnp.zeros(()))
     carry = (small, low, jnp.full_like(low, jnp.inf))
-    known, low, exact = jax.lax.fori_loop(0, turns, turn, carry)
+    known, low, exact = jax.lax.fori_loop(0, given.turns, turn, carry)
     row = jnp.where(component >= 0, component, k)
     return known._replace(
         exact=state.exact.at[row, owner].set(exact, mode="drop"),

@@ -87,6 +87,8 @@ def learn(
     mixture, info, choice = fit_mixture(
         key, maps, keep, settings=settings, shrinkage=shrinkage, monitor=monitor
     )
+    if places.max(initial=-1) >= 0:
+        mixture = left_out.roomy(mixture, np.asarray(info.labels), places)
     clock.stop("mixtures")
     shares, local = fit_weights(mixture, maps, keep, settings)
     kept = None

@@ -53,6 +53,31 @@ def deal(count: int, folds: int, *, first: int = 0) -> Int[np.ndarray, " m"]:
     return np.where(np.arange(count) >= first, fold, -1)
 
 
+def roomy(
+    fitted: GaussianMixture,
+    labels: Int[np.ndarray, " n"],
+    places: Int[np.ndarray, " m"],
+) -> GaussianMixture:
+    """Returns a mixture whose flat arrays are large enough for every fold, padded.
+
+    So one program serves it and what is left of it without a fold.
+
+    Args:
+      fitted: The mixture of all images.
+      labels: Of the samples that it was fitted to, -1 for others.
+      places: Fold of each image, from `deal`.
+    """
+    k, d = fitted.means.shape
+    fold = np.repeat(places, len(labels) // len(places))
+    whole = np.bincount(labels[labels >= 0], minlength=k)
+    entries = len(fitted.inverses)
+    for f in range(places.max(initial=-1) + 1):
+        gone = np.bincount(labels[(fold == f) & (labels >= 0)], minlength=k)
+        rest = whole - gone
+        entries = max(entries, int(np.sum(np.where(rest < d, rest, 0) ** 2)))
+    return mixture.padded(fitted, mixture.room(len(fitted.rows)), mixture.room(entries))
+
+
 def log_maps(
     fitted: GaussianMixture,
     maps: Float[np.ndarray, "m h w d"],
@@ -64,7 +89,7 @@ def log_maps(
     """Returns the log-maps of a layer, each under the other folds.
 
     Args:
-      fitted: The mixture of all images.
+      fitted: The mixture of all images, `roomy`.
       maps: Feature maps.
       labels: Of the samples that the mixture was fitted to, -1 for others; and those
         behind the local weights, None where weights are not local.
@@ -86,6 +111,7 @@ def log_maps(
     )
     fold = np.pad(places[index // (h * w)], (0, missing), constant_values=-1)
     label = np.pad(own[index], (0, missing), constant_values=-1)
+    room = len(fitted.rows), len(fitted.inverses)
     size = int(np.bincount(places[places >= 0]).max(initial=1))
     counted: dict[int, Array] = {}
     if where is not None:  # Counts are sums over the folds, and images of none.
@@ -95,7 +121,6 @@ def log_maps(
     # As many components as the fit had room for: its M-step is this one.
     most = max(k, staged.largest(len(index), settings.min_count))
     steps = Steps(given, most, settings.min_count, shrinkage)
-    room = _room(fitted, label, fold)
     batch = size if devices.sizes().together else 1
     found = np.full((m, h, w), np.nan, np.float32)
     rest = None
@@ -131,19 +156,6 @@ def _around(labels: np.ndarray, k: int, radius: float) -> Float[Array, "h w k"]:
 @partial(jax.jit, static_argnums=(1, 2))
 def _counts(labels: Array, k: int, radius: float) -> Float[Array, "h w k"]:
     return weights.counts(labels, k, radius=radius)
-
-
-def _room(
-    given: GaussianMixture, label: np.ndarray, fold: np.ndarray
-) -> tuple[int, int]:
-    """Returns the sizes of the flat arrays that are enough for every fold."""
-    k, d = given.means.shape
-    whole = np.bincount(label[label >= 0], minlength=k)
-    entries = given.inverses.shape[0]
-    for f in range(fold.max(initial=-1) + 1):
-        counts = whole - np.bincount(label[(fold == f) & (label >= 0)], minlength=k)
-        entries = max(entries, int(np.sum(np.where(counts < d, counts, 0) ** 2)))
-    return given.rows.shape[0], mixture.room(entries)
 
 
 def scores(
