@@ -95,7 +95,7 @@ def _notes(
         first += ", so no pixel figures"
     elif known < wanted:
         first += "; pixel figures are of these and of the normal images"
-    if missing:
+    if missing and len(missing) < wanted:  # None at all: then there are no masks here.
         first += f"; missing: {images.named(missing)}"
     notes = [first]
     if blank:

@@ -13,6 +13,7 @@ Reference: there is none.
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,13 +147,17 @@ def draw(
       targets: The file of each, see `picture_files`.
     """
     low, high = np.quantile(result.heat_maps, [0.5, 0.999])
-    for target, image, heat, score in zip(
-        targets, shown, result.heat_maps, result.scores, strict=True
-    ):
+
+    def one(target: Path, image: np.ndarray, heat: np.ndarray, score: float) -> None:
         picture = plots.scored_picture(
             image, heat, float(score), limits=(float(low), float(high))
         )
         images.write_png(target, picture, software=outputs.SOFTWARE)
+
+    with ThreadPoolExecutor() as pool:  # Most of it is done without Python's lock.
+        work = zip(targets, shown, result.heat_maps, result.scores, strict=True)
+        for done in [pool.submit(one, *item) for item in work]:
+            done.result()
 
 
 def picture_files(dataset: Dataset, folder: Path, *, force: bool = False) -> list[Path]:
