@@ -138,7 +138,7 @@ def unlike(scores: Scores) -> Int[np.ndarray, " u"]:
     """Finds images that are unlike the others, such as defective ones among good ones.
 
     They are beyond the outer fence, the upper quartile and three times the distance of
-    the quartiles; of a normal distribution, one value in 850,000 is.
+    the quartiles of the finite scores; of a normal distribution, one value in 850,000 is.
 
     Args:
       scores: Scores of images, each under what the others alone give; NaN says nothing.
@@ -154,7 +154,7 @@ def unlike(scores: Scores) -> Int[np.ndarray, " u"]:
       array([1])
     """
     values = np.asarray(scores, np.float64)
-    known = values[~np.isnan(values)]
+    known = values[np.isfinite(values)]
     if len(known) < 4:
         return np.zeros(0, int)
     low, high = np.quantile(known, [0.25, 0.75])

@@ -190,6 +190,11 @@ def test_unlike_scores_are_beyond_the_outer_fence_largest_first():
     np.testing.assert_array_equal(calibrate.unlike(scores), [102, 103, 101])
 
 
+def test_many_infinite_scores_hide_none_of_each_other():
+    scores = np.array([np.inf, 1.0, 2.0, np.inf, -np.inf, 3.0, 1.5, np.inf, -np.inf])
+    np.testing.assert_array_equal(calibrate.unlike(scores), [0, 3, 7])
+
+
 def test_few_normal_scores_are_called_unlike():
     rng = np.random.default_rng(0)
     found = [len(calibrate.unlike(rng.normal(size=50))) for _ in range(1000)]
