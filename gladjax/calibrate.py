@@ -137,8 +137,9 @@ def num_needed(rate: float) -> int:
 def unlike(scores: Scores) -> Int[np.ndarray, " u"]:
     """Finds images that are unlike the others, such as defective ones among good ones.
 
-    They are beyond the outer fence, the upper quartile and three times the distance of
-    the quartiles of the finite scores; of a normal distribution, one value in 850,000 is.
+    They are beyond the outer fence of the finite scores, the upper quartile and three
+    times the distance of the quartiles; of a normal distribution, one value in 850,000
+    is.
 
     Args:
       scores: Scores of images, each under what the others alone give; NaN says nothing.
