@@ -244,6 +244,17 @@ def test_defects_among_the_good_are_named(tmp_path):
     assert "unlike" not in err
 
 
+def test_the_least_likely_images_are_named_where_none_is_unlike_the_others(capsys):
+    paths = [pathlib.Path(f"good/{i:02}.png") for i in range(20)]
+    scores = np.arange(20.0)
+    scores[19] = np.nan
+    fitting._tell_unlike(paths, scores)
+    said = capsys.readouterr().err
+    assert said.endswith(": 18.png, 17.png, 16.png, 15.png, 14.png\n")
+    fitting._tell_unlike(paths[:19], scores[:19])
+    assert not capsys.readouterr().err  # Of few images it says nothing.
+
+
 def test_equal_seeds_give_equal_models(category, tmp_path):
     def bytes_of(name, seed):
         code, _, err = run("fit", category / "train", "--out", tmp_path / name,

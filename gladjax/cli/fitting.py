@@ -24,6 +24,8 @@ MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")
 ALIGN_SAMPLE = 24  # Images that the decision to align looks at.
 HELD_SHARE = 0.2
 SHOWN = 10  # Images that are unlike the others.
+LOOKED_AT = 5  # The least likely images, named in any case,
+ENOUGH = 20  # where there are so many.
 
 EPILOG = """\b
 Examples:
@@ -291,6 +293,11 @@ def _tell_unlike(paths: Sequence[Path], scores: np.ndarray) -> None:
     """Names the images that the model of the others finds far from normal."""
     found = calibrate.unlike(scores)
     if not len(found):
+        if len(paths) >= ENOUGH:
+            known = np.where(np.isnan(scores), -np.inf, scores)
+            first = np.argsort(-known, kind="stable")[:LOOKED_AT]
+            names = ", ".join(paths[i].name for i in first)
+            say(f"least likely, in case one is no good one: {names}", err=True)
         return
     say(
         f"{len(found)} of {len(paths)} images are unlike the others. Is it a defect? "
