@@ -366,15 +366,17 @@ def padded(mixture: GaussianMixture, rows: int, inverses: int) -> GaussianMixtur
     )
 
 
-def roomy(mixture: GaussianMixture) -> GaussianMixture:
+def roomy(mixture: GaussianMixture, *, inverses: int = 0) -> GaussianMixture:
     """Pads the flat arrays to sizes that `room` gives (NumPy arrays).
 
     Mixtures of about the same size then share their compiled programs.
 
     Args:
       mixture: The mixture, outside of any trace.
+      inverses: Numbers of inverses to have room for, if they are more than its own.
     """
-    return padded(mixture, room(len(mixture.rows)), room(len(mixture.inverses)))
+    most = max(inverses, len(mixture.inverses))
+    return padded(mixture, room(len(mixture.rows)), room(most))
 
 
 def first(mixture: GaussianMixture, count: int) -> GaussianMixture:

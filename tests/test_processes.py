@@ -63,7 +63,7 @@ def test_a_forked_worker_says_so(method, expected, tmp_path):
 
 
 THREADS = """
-import os, threadpoolctl
+import threadpoolctl
 from gladjax import devices
 
 devices.sizes()

@@ -294,8 +294,7 @@ def _tell_unlike(paths: Sequence[Path], scores: np.ndarray) -> None:
     found = calibrate.unlike(scores)
     if not len(found):
         if len(paths) >= ENOUGH:
-            known = np.where(np.isnan(scores), -np.inf, scores)
-            first = np.argsort(-known, kind="stable")[:LOOKED_AT]
+            first = np.argsort(-scores, kind="stable")[:LOOKED_AT]  # NaN is last.
             names = ", ".join(paths[i].name for i in first)
             say(f"least likely, in case one is no good one: {names}", err=True)
         return

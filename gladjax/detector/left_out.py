@@ -70,12 +70,12 @@ def roomy(
     k, d = fitted.means.shape
     fold = np.repeat(places, len(labels) // len(places))
     whole = np.bincount(labels[labels >= 0], minlength=k)
-    entries = len(fitted.inverses)
+    entries = 0
     for f in range(places.max(initial=-1) + 1):
         gone = np.bincount(labels[(fold == f) & (labels >= 0)], minlength=k)
         rest = whole - gone
         entries = max(entries, int(np.sum(np.where(rest < d, rest, 0) ** 2)))
-    return mixture.padded(fitted, mixture.room(len(fitted.rows)), mixture.room(entries))
+    return mixture.roomy(fitted, inverses=entries)
 
 
 def log_maps(

@@ -257,7 +257,7 @@ def _layer(
     values = {n: arrays[f"{i}.mixture.{n}"] for n in _MIXTURE}
     values["inverses"] = np.zeros(0, values["rows"].dtype)
     given = GaussianMixture(**values)
-    given = mixture.padded(given, mixture.room(len(given.rows)), 0)
+    given = mixture.roomy(given)
     given = factors.solved(given, mixture.room(mixture.num_inverses(given)))
     local = LocalWeights(**{n: arrays[f"{i}.local.{n}"] for n in _LOCAL}, shape=shape)
     if not bool(np.all(np.isfinite(given.inverses))):
