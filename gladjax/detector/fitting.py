@@ -1,7 +1,7 @@
 """Learning from images of good products."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ from gladjax.detector.model import (
 )
 from gladjax.images import place
 from gladjax.mixture import AnyArray
+
+Monitor = Callable[[kmle.Snapshot | em.Snapshot], None] | None
 
 
 def fit(
@@ -129,15 +131,8 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     clock.stop("features")
     places = left_out.deal(len(images), folds, first=int(frame is not None))
     told = _Teller(progress, settings.max_steps, backbone.layers)
-    learnt: dict[str, Learnt] = {}
-    keys = jax.random.split(key, len(backbone.layers))
-    for name, layer_key in zip(backbone.layers, keys, strict=True):
-        keep = on_grid(valid, maps[name])
-        how = (settings, shrinkage, places)
-        learnt[name] = learn(layer_key, maps[name], keep, how, told.of(name), clock)
-    detector = dataclasses.replace(
-        blank, layers={name: one.layer for name, one in learnt.items()}
-    )
+    how = (shrinkage, places)
+    detector, learnt = learn_layers(key, blank, maps, valid, how, told.of, clock)
     alone = [one.alone for one in learnt.values() if one.alone is not None]
     scores = left_out.scores(detector, alone, valid, places) if folds else None
     infos = [item.info for item in aligned]
@@ -157,6 +152,39 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     return detector, report
 
 
+def learn_layers(
+    key: Key[Array, ""],
+    blank: Detector,
+    maps: Mapping[str, np.ndarray],
+    valid: Sequence[np.ndarray],
+    how: tuple[Shrinkage, np.ndarray],
+    told: Callable[[str], Monitor],
+    clock: Clock,
+) -> tuple[Detector, dict[str, Learnt]]:
+    """Learns all layers from features.
+
+    Args:
+      key: Randomness.
+      blank: The detector without its layers.
+      maps: Feature maps of the training images.
+      valid: Pixels that count, a mask for each image, or one for all.
+      how: Shrinkage, and the fold of each image (`left_out.deal`).
+      told: From a layer to what is called after every step of its mixture.
+      clock: Told of every stage.
+
+    Returns:
+      The detector, and what was learnt of each layer.
+    """
+    names = blank.backbone.layers
+    learnt: dict[str, Learnt] = {}
+    for name, own in zip(names, jax.random.split(key, len(names)), strict=True):
+        keep = on_grid(valid, maps[name])
+        full = (blank.settings, *how)
+        learnt[name] = learn(own, maps[name], keep, full, told(name), clock)
+    layers = {name: one.layer for name, one in learnt.items()}
+    return dataclasses.replace(blank, layers=layers), learnt
+
+
 def _check(settings: Settings, folds: int) -> None:
     if settings.num_components < 1 and settings.estimator != "kmle":
         raise ValueError("the estimator em needs a number of components")
@@ -173,7 +201,7 @@ class _Teller:
         self._progress, self._total = progress, max_steps * len(layers)
         self._steps = dict.fromkeys(layers, 0)
 
-    def of(self, layer: str) -> Callable[[kmle.Snapshot | em.Snapshot], None] | None:
+    def of(self, layer: str) -> Monitor:
         if self._progress is None:
             return None
         tell = self._progress

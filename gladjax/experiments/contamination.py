@@ -146,21 +146,20 @@ def fit(
       seed: Randomness.
     """
     cache.release_programs()
-    names = source.blank.backbone.layers
-    m = len(source.train[names[0]])
+    m = len(next(iter(source.train.values())))
     learning = np.broadcast_to(source.valid, (m, *source.valid.shape[1:]))
     testing = np.stack([one.valid for one in source.aligned])
     valid = list(take(learning, testing, numbers))
     places = left_out.deal(len(numbers), detector.FOLDS)
-    how, clock = (settings, covariance.oas, places), layers.Clock()
-    learnt = {}
-    keys = jax.random.split(jax.random.key(seed), len(names))
-    for name, key in zip(names, keys, strict=True):
-        maps = take(source.train[name], source.test[name], numbers)
-        keep = fitting.on_grid(valid, maps)
-        learnt[name] = layers.learn(key, maps, keep, how, None, clock)
-    fitted = dataclasses.replace(
-        source.blank, layers={name: one.layer for name, one in learnt.items()}
+    maps = {n: take(source.train[n], source.test[n], numbers) for n in source.train}
+    fitted, learnt = fitting.learn_layers(
+        jax.random.key(seed),
+        dataclasses.replace(source.blank, settings=settings),
+        maps,
+        valid,
+        (covariance.oas, places),
+        lambda _: None,
+        layers.Clock(),
     )
     alone = [one.alone for one in learnt.values() if one.alone is not None]
     return Fitted(fitted, left_out.scores(fitted, alone, valid, places))
