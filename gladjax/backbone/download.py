@@ -116,7 +116,10 @@ def _alone(part: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # Some network drives have no locks.
                 fcntl.flock(lock, fcntl.LOCK_EX)
             # The file that was waited for may be gone, or have its final name.
-            if not part.exists() or not os.path.samestat(os.fstat(lock), part.stat()):
+            try:
+                if not os.path.samestat(os.fstat(lock), part.stat()):
+                    continue
+            except FileNotFoundError:
                 continue
             try:
                 yield
