@@ -17,8 +17,10 @@ Reference: there is none.
 """
 
 import contextlib
+import functools
 import importlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -27,6 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import threadpoolctl
+from jax.core import Tracer
 from jaxtyping import Array
 
 
@@ -84,6 +87,7 @@ ACCELERATOR = Sizes(
 )
 _override: ContextVar[str | None] = ContextVar("platform", default=None)
 _first: list[int] = []  # The process in which JAX ran first.
+_running = threading.RLock()  # Held while a program factors matrices.
 
 
 def check_process() -> None:
@@ -112,6 +116,32 @@ def _one_thread() -> None:
     for library in threadpoolctl.ThreadpoolController().lib_controllers:
         if library.user_api == "blas" and Path(library.filepath).parent in own:
             library.set_num_threads(1)
+
+
+class Program:
+    """A jitted function that factors matrices; on a CPU one runs at a time.
+
+    Two of them at once, in two threads of a process, may wait for each other's threads
+    for ever (jaxlib 0.10.2, two cores).
+
+    Args:
+      function: The function.
+      options: Those of ``jax.jit``.
+    """
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401
+        """Compiles nothing yet."""
+        functools.update_wrapper(self, function)
+        self._jitted = jax.jit(function, **options)
+        self.lower, self.trace = self._jitted.lower, self._jitted.trace
+
+    def __call__(self, *args: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function
+        """Returns what the function returns, when it is there."""
+        traced = any(isinstance(a, Tracer) for a in jax.tree.leaves((args, named)))
+        if traced or jax.default_backend() != "cpu":
+            return self._jitted(*args, **named)
+        with _running:
+            return jax.block_until_ready(self._jitted(*args, **named))
 
 
 def ranks(dimension: int) -> tuple[int, int]:
@@ -168,23 +198,21 @@ def in_chunks(
     if n <= chunk:
         return function(*arrays)
 
-    def cut(first: Array | int) -> list[Any]:
-        return [
-            a if a is None else jax.lax.dynamic_slice_in_dim(a, first, chunk)
-            for a in arrays
-        ]
+    def visit(_: None, first: Array) -> tuple[None, tuple[Any, Any]]:
+        return None, function(
+            *(
+                a if a is None else jax.lax.dynamic_slice_in_dim(a, first, chunk)
+                for a in arrays
+            )
+        )
 
-    def visit(i: Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        first = jnp.minimum(i * chunk, n - chunk)
-        own, numbers = function(*cut(first))
+    steps = n // chunk
+    last = n - steps * chunk  # Samples that only the last chunk holds.
+    firsts = jnp.minimum(jnp.arange(steps + (last > 0)) * chunk, n - chunk)
+    _, (parts, numbers) = jax.lax.scan(visit, None, firsts)
 
-        def put(all_: Array, part: Array) -> Array:
-            return jax.lax.dynamic_update_slice_in_dim(all_, part, first, 0)
+    def join(part: Array) -> Array:
+        whole = part[:steps].reshape(steps * chunk, *part.shape[2:])
+        return jnp.concatenate([whole, part[-1, chunk - last :]]) if last else whole
 
-        whole = jax.tree.map(put, carry[0], own)
-        return whole, jax.tree.map(jnp.add, carry[1], numbers)
-
-    shapes = jax.eval_shape(lambda: function(*cut(0)))
-    empty = jax.tree.map(lambda s: jnp.zeros((n, *s.shape[1:]), s.dtype), shapes[0])
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1])
-    return jax.lax.fori_loop(0, -(-n // chunk), visit, (empty, zero))
+    return jax.tree.map(join, parts), jax.tree.map(lambda a: a.sum(0), numbers)

@@ -321,7 +321,7 @@ class _Steps:
         self._floor = jax.jit(estimation.floor_of)(self._x, self._used)
         if not np.isfinite(float(self._floor)):
             raise ValueError("features of samples that count must be finite")
-        self._axes = jax.jit(assign.coordinates)(self._x, valid=self._used)
+        self._axes = devices.Program(assign.coordinates)(self._x, valid=self._used)
 
     def __call__(
         self, state: tuple[GaussianMixture, AnyArray]
@@ -359,7 +359,7 @@ class _Steps:
         return (fitted, new), Row(cost, alive, int(np.sum(new != labels)), *counts)
 
 
-@partial(jax.jit, static_argnums=(5, 6))
+@partial(devices.Program, static_argnums=(5, 6))
 def _expect(
     old: GaussianMixture,
     features: Array,
@@ -416,7 +416,7 @@ def _needed(component: Array, num_components: int, dimension: int) -> Array:
     return estimation.num_inverses(counts[:num_components], dimension)
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7, 8))
+@partial(devices.Program, static_argnums=(5, 6, 7, 8))
 def _maximize(  # noqa: PLR0913 - what the M-step takes, positional for jit
     features: Array,
     component: Array,

@@ -354,7 +354,7 @@ def maximize_streamed(
     return dataclasses.replace(mixture.join(parts), log_weights=shares)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+@partial(devices.Program, static_argnums=(2, 3, 4, 5))
 def _maximize(
     features: Array,
     labels: Array,

@@ -235,7 +235,7 @@ def from_roots(
     return each_many(after, scatter, counts, floor, most=most, shrinkage=shrinkage)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(devices.Program, static_argnums=1)
 def solved(given: GaussianMixture, entries: int) -> GaussianMixture:
     """Computes the inverses of a mixture that has everything else.
 

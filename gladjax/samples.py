@@ -157,7 +157,7 @@ def _exponent(largest: float) -> int:
     return 0 if abs(power) <= USUAL // 2 else -power
 
 
-@jax.jit
+@devices.Program
 def _summary(features: Array, used: Array) -> tuple[Array, Coordinates]:
     floor = estimation.floor_of(features, used)
     return floor, coordinates(features, valid=used)
@@ -185,4 +185,4 @@ def _streamed_axes(
 ) -> Coordinates:
     index = np.flatnonzero(used)
     index = index[:: max(1, len(index) // 4096)]
-    return jax.jit(coordinates)(np.ldexp(features[index], exponent))
+    return devices.Program(coordinates)(np.ldexp(features[index], exponent))

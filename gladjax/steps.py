@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gladjax import assign, estimation, mixture, samples
+from gladjax import assign, devices, estimation, mixture, samples
 from gladjax.assign import Coordinates
 from gladjax.covariance import Shrinkage
 from gladjax.iteration import Row
@@ -148,7 +148,7 @@ class Steps:
         return np.concatenate(found)[: len(given.used)], np.concatenate(sums), total
 
 
-@partial(jax.jit, static_argnums=5)
+@partial(devices.Program, static_argnums=5)
 def _search(
     old: GaussianMixture,
     features: Array,
@@ -178,7 +178,7 @@ def _needed(labels: Array, num_components: int, dimension: int) -> Array:
 
 
 @partial(
-    jax.jit,
+    devices.Program,
     static_argnames=("min_count", "shrinkage"),
     donate_argnames="old",
     keep_unused=True,

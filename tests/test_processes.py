@@ -1,4 +1,4 @@
-"""A process that was forked after JAX ran says so and does not hang."""
+"""Forks after JAX ran say so, threads that fit at once wait: nothing hangs."""
 
 import os
 import pathlib
@@ -87,3 +87,34 @@ def test_small_factorisations_take_one_thread(asked):
     if not found:
         pytest.skip("SciPy has no library of its own here")
     assert found == [asked or "1"]
+
+
+FITS = """
+import os, threading
+import jax, numpy as np
+from gladjax import kmle
+
+x = np.random.default_rng(0).normal(size=(4096, 64)).astype(np.float32)
+
+def work(i):
+    kmle.fit(jax.random.key(i), x, num_components=32, max_steps=8)
+
+if __name__ == "__main__":
+    work(0)
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+    print(sum(thread.is_alive() for thread in threads), flush=True)
+    os._exit(0)
+"""
+
+
+def test_threads_that_fit_at_once_do_not_wait_for_each_other_for_ever(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(FITS)
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0"]

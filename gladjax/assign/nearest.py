@@ -98,7 +98,7 @@ def _checked(mixture: GaussianMixture, features: Float[AnyArray, "n d"]) -> Arra
     return jnp.asarray(features)
 
 
-@partial(jax.jit, static_argnums=5)
+@partial(devices.Program, static_argnums=5)
 def _nearest(
     features: Array,
     mixture: GaussianMixture,

@@ -66,7 +66,7 @@ def _dense(
     return empty.at[component, owner].set(log_weights, mode="drop")
 
 
-@jax.jit
+@devices.Program
 def prepare_dense(
     mixture: GaussianMixture, log_weights: Float[Array, "k p"]
 ) -> Prepared:

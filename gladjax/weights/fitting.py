@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import assign, iteration
+from gladjax import assign, devices, iteration
 from gladjax.assign import Bounds
 from gladjax.iteration import Row
 from gladjax.mixture import AnyArray, GaussianMixture
@@ -217,7 +217,7 @@ def _none_yet(
     return counts(nothing, num_components, radius=radius, before=before)
 
 
-@jax.jit
+@devices.Program
 def _prepare(mixture: GaussianMixture, features: Array, used: Array | None) -> Bounds:
     axes = assign.coordinates(features.astype(mixture.means.dtype), valid=used)
     return assign.prepare(mixture, axes)
