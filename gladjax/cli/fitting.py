@@ -44,6 +44,7 @@ decisions. The paper's settings take minutes: `--paper`."""
 @click.option("--out", type=options.OUTPUT, required=True, help="The model file.")
 @options.network
 @sizing.image_size
+@sizing.tiles
 @click.option(
     "--false-positive-rate",
     "rate",
@@ -177,7 +178,9 @@ def _settings(chosen: dict[str, Any], motion: str) -> Settings:
     if chosen["quick"] and chosen["paper"]:
         raise click.UsageError("--quick and --paper are two ends: choose one")
     names = ("num_components", "max_samples", "prior", "coarse", "keep_statistics")
-    given = {name: chosen[name] for name in names if chosen[name] is not None}
+    given = {name: chosen[name] for name in (*names, "tile_overlap")}
+    given["tile_rows"], given["tile_columns"] = chosen["tiles"]
+    given = {name: value for name, value in given.items() if value is not None}
     known = Settings.quick if chosen["quick"] else Settings
     known = Settings.paper if chosen["paper"] else known
     return known(motion=motion, **given)

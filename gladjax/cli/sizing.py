@@ -1,6 +1,7 @@
 """The size at which a network sees images: chosen, or what would keep their shape."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import click
@@ -10,6 +11,8 @@ from gladjax import features, io
 from gladjax.backbone import Backbone
 from gladjax.cli.options import F
 from gladjax.cli.saying import say
+from gladjax.detector import Settings
+from gladjax.detector.model import RANGES
 
 SQUASHED = 1.4  # Factor on the aspect ratio from which on it is told: not at 4:3.
 
@@ -25,9 +28,41 @@ def image_size(function: F) -> F:
         nargs=2,
         type=click.IntRange(MIN_SIDE, io.MAX_SIDE),
         metavar="HEIGHT WIDTH",
+        is_eager=True,  # Tiles ask for it.
         help="Pixels at which the network sees the images, whatever their own size; "
         "by default the network's, 256 256 for most. Larger finds smaller defects.",
     )(function)
+
+
+def tiles(function: F) -> F:
+    """Adds the options that cut large images into tiles."""
+    grid = click.option(
+        "--tiles",
+        metavar="ROWSxCOLS",
+        callback=_grid,
+        help="Look at images in so many tiles, such as 4x4, in the memory of one; for "
+        "a large --image-size. There is one model, which knows where a tile is.",
+    )
+    overlap = click.option(
+        "--tile-overlap",
+        type=click.IntRange(*RANGES["tile_overlap"]),
+        default=Settings.tile_overlap,
+        show_default=True,
+        help="Pixels around a tile that the network sees with it.",
+    )
+    return grid(overlap(function))
+
+
+def _grid(context: click.Context, _: click.Parameter, value: str | None) -> Size:
+    """Returns rows and columns of tiles."""
+    if value is None:
+        return 1, 1
+    found = re.fullmatch(r"(\d{1,3})x(\d{1,3})", value)
+    if not found:
+        raise click.BadParameter(f"{value!r} is not ROWSxCOLS, such as 4x4")
+    if context.params.get("image_size") is None:
+        raise click.BadParameter("tiles are for a large --image-size: say which")
+    return int(found[1]), int(found[2])
 
 
 def tell(network: Backbone, shapes: Sequence[Size]) -> None:
