@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from click.testing import CliRunner
 
-from gladjax import detector, features, io, weights
+from gladjax import backbone, cli, detector, features, images, io, weights
 from gladjax.detector import Settings, tiles
 
 SIZE = 64, 96
