@@ -171,19 +171,25 @@ def test_the_command_makes_and_scores_models_of_tiles(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_seams_of_a_deep_network_vanish_with_the_overlap():
-    """It sees 169 pixels far, but little of what is beyond 100."""
+    """It sees 169 pixels far, but little of what is beyond half of it.
+
+    Windows of two tiles are moved inside by their overlap, so it counts twice.
+    """
     net = backbone.random(jax.random.key(0), "efficientnet_lite0", image_size=(512, 32))
     image = np.asarray(tiny.pictures(1, size=512)[0][:, :32], np.float32)
     whole = features.extract_batches(net, [image], batch_size=1)
-    errors = {}
-    for overlap in (16, 96, 176):
-        given = Settings(tile_rows=2, tile_overlap=overlap)
-        plan = tiles.plan(net, given)
+    errors = []
+    for overlap in (0, 16, 48, 96):
+        plan = tiles.plan(net, Settings(tile_rows=2, tile_overlap=overlap))
         found = tiles.joined(plan, tiles.features(net, plan, image))
-        errors[overlap] = [
-            float(np.abs(found[name] - value[0]).max() / value.std())
-            for name, value in whole.items()
-        ]
-    assert max(errors[176]) <= 1e-4
-    assert max(errors[96]) <= 0.3
-    assert errors[16][2] > errors[96][2] > errors[176][2]
+        errors.append(
+            [
+                float(np.abs(found[name] - value[0]).max() / value.std())
+                for name, value in whole.items()
+            ]
+        )
+    for layer in range(3):
+        assert errors[0][layer] > 1
+        assert errors[3][layer] <= 1e-4
+    assert errors[1][2] > 3 * errors[2][2] > errors[3][2]
+    assert errors[2][2] <= 0.3

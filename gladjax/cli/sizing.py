@@ -40,8 +40,9 @@ def tiles(function: F) -> F:
         "--tiles",
         metavar="ROWSxCOLS",
         callback=_grid,
-        help="Look at images in so many tiles, such as 4x4, in the memory of one; for "
-        "a large --image-size. There is one model, which knows where a tile is.",
+        help="Look at images in so many tiles, such as 4x4, for a large --image-size: "
+        "a score takes the memory of one. There is one model, which knows where each "
+        "tile is; a fit holds the features of all images.",
     )
     overlap = click.option(
         "--tile-overlap",

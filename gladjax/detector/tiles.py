@@ -2,8 +2,10 @@
 
 There is one model. Its maps and local weights are those of the whole image; only the
 network, and the table of what a component adds at each position, see one tile after
-the other, so that their memory is that of a tile. All windows have one size, since a
-window at the border of the image is moved inside, and so they share a program.
+the other, so that the memory of a score is that of a tile and of some arrays of the
+size of the image. A fit holds the features of all images, and in each layer as many
+numbers as there are components and positions. All windows have one size, since a window
+at the border of the image is moved inside, and so they share a program.
 
 Notation: a *tile* is a part of the image, its *window* the tile and pixels around it.
 
