@@ -15,7 +15,7 @@ import numpy as np
 from gladjax import align, calibrate, detector, images, io, outputs, report
 from gladjax import backbone as backbones
 from gladjax.backbone import Backbone
-from gladjax.cli import inputs, options, reading
+from gladjax.cli import inputs, options, reading, sizing
 from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
 from gladjax.detector import FOLDS, Detector, FitInfo, Settings
@@ -31,6 +31,7 @@ EPILOG = """\b
 Examples:
   gladjax fit good/ --out model.safetensors
   gladjax fit 'line3/**/*.png' --align auto --out m.safetensors
+  gladjax fit good/ --image-size 112 560 --out m.safetensors
   find . -name 'ok*.jpg' | gladjax fit - --false-positive-rate 0.01 --out m.safetensors
 
 The threshold comes from the images themselves, each scored under what the others alone
@@ -42,6 +43,8 @@ decisions. The paper's settings take minutes: `--paper`."""
 @click.argument("images_", metavar="IMAGES...", nargs=-1, required=True)
 @click.option("--out", type=options.OUTPUT, required=True, help="The model file.")
 @options.network
+@sizing.image_size
+@sizing.tiles
 @click.option(
     "--false-positive-rate",
     "rate",
@@ -126,11 +129,17 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
     wanted = [(chosen["out"], outputs.MODEL), (chosen["page"], outputs.PAGE)]
     outputs.check_all(wanted, force=chosen["force"])
     found = inputs.unique(inputs.expand(images_, learn=True))
-    network = backbones.load(chosen["backbone_name"], checkpoint=chosen["checkpoint"])
+    network = backbones.load(
+        chosen["backbone_name"],
+        checkpoint=chosen["checkpoint"],
+        image_size=chosen["image_size"],
+    )
     key_align, key_split, key_fit = jax.random.split(jax.random.key(chosen["seed"]), 3)
     with Progress(quiet=chosen["quiet"]) as progress:
         new = reading.readable(found, strict=chosen["strict"], progress=progress)
         paths, num_bad = new.paths, new.num_bad
+        if chosen["image_size"] is None:
+            sizing.tell(network, [one.shape for one in new.facts])
         known = reading.learnt(new, bits=chosen["bit_depth"])
         read = functools.partial(images.photograph, depth=known.depth)
         pictures = images.Lazy(paths, read=read)
@@ -169,7 +178,9 @@ def _settings(chosen: dict[str, Any], motion: str) -> Settings:
     if chosen["quick"] and chosen["paper"]:
         raise click.UsageError("--quick and --paper are two ends: choose one")
     names = ("num_components", "max_samples", "prior", "coarse", "keep_statistics")
-    given = {name: chosen[name] for name in names if chosen[name] is not None}
+    given = {name: chosen[name] for name in (*names, "tile_overlap")}
+    given["tile_rows"], given["tile_columns"] = chosen["tiles"]
+    given = {name: value for name, value in given.items() if value is not None}
     known = Settings.quick if chosen["quick"] else Settings
     known = Settings.paper if chosen["paper"] else known
     return known(motion=motion, **given)

@@ -4,6 +4,7 @@ Images to learn from are read once before all else. Unreadable ones are left out
 content counts once, and the range of values that they have holds for later images.
 """
 
+import collections
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,12 @@ from gladjax.backbone import Backbone
 from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
 from gladjax.images import Depth, Facts, Learnt
+
+ASKED = {
+    "a range": "; is the bit depth or the exposure another one?",
+    "an aspect ratio": "",
+}
+"""What is asked of an image that is unlike those learnt from in a way."""
 
 
 class Found(NamedTuple):
@@ -162,15 +169,16 @@ def later(known: Learnt | None, found: Found) -> Learnt:
         white = known.depth.white
     depth = Depth(known.depth.bits or bits, white)
     for path, facts in zip(found.paths, found.facts, strict=True):
-        reason = images.unlike(known, images.peak(facts, depth))
-        if reason:
-            say(f"warning: {path}: {reason}", err=True)
+        range_ = images.unlike(known, images.peak(facts, depth))
+        for reason in (range_, images.stretched(known, facts.shape)):
+            if reason:
+                say(f"warning: {path}: {reason}", err=True)
     further = images.learnt(found.facts, depth=depth)
     return images.joined(known._replace(depth=depth), further)
 
 
 class Reader:
-    """Reads images as those that a model learnt from, and notes unlike ranges."""
+    """Reads images as those that a model learnt from, and notes what is unlike them."""
 
     def __init__(self, known: Learnt | None) -> None:
         """Has noted nothing yet.
@@ -180,8 +188,8 @@ class Reader:
         """
         self.known = known
         self._depth = images.UNKNOWN if known is None else known.depth
-        self._unlike: dict[Path, str] = {}
-        self._told = 0
+        self._unlike: dict[Path, dict[str, str]] = {}
+        self._told: collections.Counter[str] = collections.Counter()
 
     def __call__(self, path: Path) -> np.ndarray:
         """Returns an image, 0 to 255.
@@ -193,34 +201,34 @@ class Reader:
           ImageError: If it is not readable.
         """
         image = images.read(path, depth=self._depth)
-        brightest = float(image.max())
-        reason = "" if self.known is None else images.unlike(self.known, brightest)
-        if reason:
-            self._unlike[path] = reason
+        if self.known is not None:
+            found = {
+                "a range": images.unlike(self.known, float(image.max())),
+                "an aspect ratio": images.stretched(self.known, image.shape[:2]),
+            }
+            if any(found.values()):
+                self._unlike[path] = {what: why for what, why in found.items() if why}
         return images.saturated(image)
 
     def tell(self, path: Path) -> None:
-        """Warns of an image that was read, if it is the first of an unlike range.
+        """Warns of an image that was read, if it is the first that is unlike in a way.
 
         Args:
           path: The file.
         """
-        if path in self._unlike:
-            self._told += 1
-            if self._told == 1:
-                say(
-                    f"warning: {path}: {self._unlike[path]}; is the bit depth or the "
-                    "exposure another one?",
-                    err=True,
-                )
+        for what, reason in self._unlike.get(path, {}).items():
+            self._told[what] += 1
+            if self._told[what] == 1:
+                say(f"warning: {path}: {reason}{ASKED[what]}", err=True)
 
     def end(self) -> None:
         """Says how many there were, if more than one."""
-        if self._told > 1:
-            say(
-                f"warning: {self._told} images have a range unlike those learnt from",
-                err=True,
-            )
+        for what, count in self._told.items():
+            if count > 1:
+                say(
+                    f"warning: {count} images have {what} unlike those learnt from",
+                    err=True,
+                )
 
 
 def tell_copies(test: Sequence[tuple[Path, Facts]], known: frozenset[str]) -> None:

@@ -18,7 +18,7 @@ from gladjax import (
 from gladjax import features as extraction
 from gladjax.backbone import Backbone
 from gladjax.covariance import Shrinkage
-from gladjax.detector import left_out
+from gladjax.detector import left_out, tiles
 from gladjax.detector.inference import align_image, resized
 from gladjax.detector.layers import Clock, Learnt, learn
 from gladjax.detector.model import (
@@ -117,6 +117,8 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
         raise ValueError("there is no image to learn from")
     check(dataclasses.asdict(settings))
     _check(settings, folds)
+    if tiles.tiled(settings):
+        tiles.plan(backbone, settings)  # Refuses what does not divide.
     size = backbone.image_size
     mask = masks.margin(size) if mask is None else jnp.asarray(mask)
     if mask.shape != tuple(size):
@@ -238,7 +240,11 @@ def collect(
                 progress("features", i + 1, len(images))
             yield item.image
 
-    maps = extraction.extract_batches(detector.backbone, prepared())
+    if tiles.tiled(detector.settings):
+        given = tiles.plan(detector.backbone, detector.settings)
+        maps = tiles.stacked(detector.backbone, given, prepared(), len(images))
+    else:
+        maps = extraction.extract_batches(detector.backbone, prepared())
     return maps, valid if detector.reference is not None else valid[:1], aligned
 
 

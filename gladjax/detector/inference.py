@@ -12,6 +12,7 @@ from gladjax import align, devices, masks, scoring
 from gladjax import backbone as backbones
 from gladjax import features as extraction
 from gladjax.backbone import Backbone
+from gladjax.detector import tiles
 from gladjax.detector.model import Aligned, Detector, Image, Images, Layer, Scored
 from gladjax.images import standard
 from gladjax.mixture import AnyArray
@@ -86,6 +87,8 @@ def score_batch(
     """
     if not len(images):
         return []
+    if tiles.tiled(detector.settings):
+        return [_in_tiles(detector, image, shape) for image in images]
     many = len(images) > 1
     aligned = [
         align_image(detector, image, name=f"image {i}" if many else "image")
@@ -95,6 +98,20 @@ def score_batch(
     maps = run(detector.backbone, detector.layers, batch)
     shapes = [tuple(image.shape[:2]) if shape is None else shape for image in images]
     return _scored(detector, maps, aligned, shapes)
+
+
+def _in_tiles(
+    detector: Detector, image: Image, shape: tuple[int, int] | None
+) -> Scored:
+    """Scores one image tile by tile: no features outlive their tile."""
+    given = tiles.plan(detector.backbone, detector.settings)
+    aligned = align_image(detector, image)
+    found = (
+        (tile, tiles.log_maps(detector.layers, given, tile, maps))
+        for tile, maps in tiles.features(detector.backbone, given, aligned.image)
+    )
+    size = tuple(image.shape[:2]) if shape is None else shape
+    return summarise(detector, tiles.joined(given, found), aligned, size)
 
 
 def features(
@@ -109,6 +126,10 @@ def features(
     Returns:
       Feature maps per layer.
     """
+    if tiles.tiled(detector.settings):
+        given = tiles.plan(detector.backbone, detector.settings)
+        parts = tiles.features(detector.backbone, given, aligned.image)
+        return tiles.joined(given, parts)
     maps = extraction.extract_batches(detector.backbone, [aligned.image], batch_size=1)
     return {name: value[0] for name, value in maps.items()}
 
@@ -125,6 +146,11 @@ def log_maps(
     Returns:
       One map per layer, on its own grid.
     """
+    if tiles.tiled(detector.settings):
+        given = tiles.plan(detector.backbone, detector.settings)
+        parts = tiles.cuts(given, maps)
+        found = ((t, tiles.log_maps(detector.layers, given, t, m)) for t, m in parts)
+        return {n: jnp.asarray(m) for n, m in tiles.joined(given, found).items()}
     return {
         name: scoring.log_prob_map(
             layer.mixture, layer.local_weights, maps[name], prepared=layer.prepared

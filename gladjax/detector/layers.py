@@ -14,13 +14,12 @@ from gladjax import (
     em,
     kmle,
     online,
-    scoring,
     seeding,
     staged,
     weights,
 )
 from gladjax.covariance import Shrinkage
-from gladjax.detector import left_out
+from gladjax.detector import left_out, tiles
 from gladjax.detector.model import Kept, Layer, Settings
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
@@ -94,7 +93,7 @@ def learn(
     kept = None
     if settings.keep_statistics:
         kept = _keep(mixture, maps, keep, info, local)
-    layer = Layer(mixture, shares, scoring.prepare(mixture, shares), kept)
+    layer = Layer(mixture, shares, tiles.prepare(mixture, shares, settings), kept)
     clock.stop("weights")
     alone = None
     if places.max(initial=-1) >= 0:

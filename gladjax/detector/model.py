@@ -52,6 +52,9 @@ class Settings:
       estimator: How the mixture is fitted, ``kmle`` or ``em``.
       keep_statistics: Whether to keep what `update` needs, about as much again as the
         mixtures; only with ``kmle``.
+      tile_rows: Rows of tiles in which images are looked at (`gladjax.detector.tiles`).
+      tile_columns: Columns of tiles.
+      tile_overlap: Pixels around a tile that are looked at with it.
     """
 
     num_components: int = 0
@@ -68,6 +71,9 @@ class Settings:
     coarse: bool = False
     estimator: str = "kmle"
     keep_statistics: bool = False
+    tile_rows: int = 1
+    tile_columns: int = 1
+    tile_overlap: int = 128
 
     @classmethod
     def paper(cls, **others: Any) -> "Settings":  # noqa: ANN401 - of many types
@@ -100,6 +106,9 @@ RANGES = {
     "prior": (0.0, 1e9),
     "quantile": (0.0, 1.0),
     "sigma": (0.0, 1000.0),
+    "tile_rows": (1, 256),
+    "tile_columns": (1, 256),
+    "tile_overlap": (0, 4096),
 }
 """Least and largest value of every setting that is a number."""
 

@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from gladjax import cache, covariance, online, scoring, weights
+from gladjax import cache, covariance, online, weights
 from gladjax.covariance import Shrinkage
+from gladjax.detector import tiles
 from gladjax.detector.fitting import collect, on_grid
 from gladjax.detector.layers import fit_weights
 from gladjax.detector.model import Detector, Images, Kept, Layer, Progress, Settings
@@ -82,6 +83,6 @@ def _weighed(
     return Layer(
         mixture=layer.mixture,
         local_weights=shares,
-        prepared=scoring.prepare(layer.mixture, shares),
+        prepared=tiles.prepare(layer.mixture, shares, settings),
         kept=Kept(layer.kept.statistics, counts),
     )

@@ -1,7 +1,8 @@
 """Scores the test images of a data set: scores, heat maps, times, AUROC and AU-PRO.
 
 The test images go through the detector one by one, each stage timed. Heat maps and
-masks have one size, that of the pixel metrics, whatever the sizes of the images.
+masks have one size, that of the pixel metrics, whatever the sizes of the images: as
+many pixels as 256 x 256, in the shape at which the network sees the images.
 
 Notation: none.
 
@@ -10,6 +11,7 @@ Differs from the reference in: there is none.
 Reference: there is none.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,14 +29,30 @@ from gladjax.detector import Detector
 METRIC_SIZE = (256, 256)
 
 
+def metric_size(shape: tuple[int, int]) -> tuple[int, int]:
+    """Returns the size of the pixel metrics: the pixels of `METRIC_SIZE` in a shape.
+
+    Args:
+      shape: Height and width at which the network sees the images.
+
+    Example:
+      >>> metric_size((448, 448)), metric_size((112, 560))
+      ((256, 256), (114, 572))
+    """
+    height, width = shape
+    pixels = math.prod(METRIC_SIZE)
+    sides = math.sqrt(pixels * height / width), math.sqrt(pixels * width / height)
+    return max(1, round(sides[0])), max(1, round(sides[1]))
+
+
 class Evaluation(NamedTuple):
     """Scores of the test images of a data set.
 
     Attributes:
       scores: One per image, higher is more anomalous.
       labels: 1 where anomalous.
-      heat_maps: ``(n, 256, 256)``, in the images' frames.
-      masks: One per image, ``(256, 256)``, None where it is not known; None where the
+      heat_maps: ``(n, 256, 256)``, or as `metric_size` has it, in the images' frames.
+      masks: One per image, of that size, None where it is not known; None where the
         data set has none.
       seconds: Median wall time per image and stage.
       notes: How many masks there are, and why a figure is absent, in words.
@@ -75,6 +93,7 @@ def evaluate(
     targets = None
     if pictures is not None:
         targets = picture_files(dataset, pictures, force=force)
+    size = metric_size(fitted.backbone.image_size)
     times: dict[str, list[float]] = {"read": [], "align": [], "features": []}
     times["score"] = []
     scores, heats, shown = [], [], []
@@ -87,7 +106,7 @@ def evaluate(
         maps = detector.features(fitted, aligned)
         ticks.append(time.perf_counter())
         layers = detector.log_maps(fitted, maps)
-        scored = detector.summarise(fitted, layers, aligned, METRIC_SIZE)
+        scored = detector.summarise(fitted, layers, aligned, size)
         ticks.append(time.perf_counter())
         for name, passed in zip(times, np.diff(ticks), strict=True):
             times[name].append(float(passed))
@@ -98,7 +117,7 @@ def evaluate(
         if progress is not None:
             progress(i + 1, len(records))
     labels = np.array([record.label for record in records])
-    truth = datasets.masks(dataset, shape=METRIC_SIZE)
+    truth = datasets.masks(dataset, shape=size)
     result = Evaluation(
         scores=np.array(scores),
         labels=labels,

@@ -48,6 +48,7 @@ from gladjax.images.survey import joined as joined
 from gladjax.images.survey import learnt as learnt
 from gladjax.images.survey import observe as observe
 from gladjax.images.survey import peak as peak
+from gladjax.images.survey import stretched as stretched
 from gladjax.images.survey import to_notes as to_notes
 from gladjax.images.survey import unlike as unlike
 
@@ -93,6 +94,7 @@ __all__ = [
     "saturated",
     "shape",
     "standard",
+    "stretched",
     "to_notes",
     "unlike",
     "write_png",

@@ -26,6 +26,9 @@ BRIGHTER, DARKER = 1.05, 1 / 3
 """How far the brightest value of an image may be from those of the images learnt from;
 a depth mistaken by two bits is a factor of four."""
 
+WIDER = 1.05
+"""The factor by which its aspect ratio may differ."""
+
 MAX_CONTENTS = 100_000
 """Of more images than these, a model does not keep the contents."""
 
@@ -56,12 +59,14 @@ class Learnt(NamedTuple):
       low: The least of the images' largest values, in 0 to 255.
       high: The greatest of them.
       contents: Codes of their pixels.
+      ratios: The least and the greatest height by width; None where it is not known.
     """
 
     depth: Depth
     low: float
     high: float
     contents: frozenset[str]
+    ratios: tuple[float, float] | None = None
 
 
 _AS_STORED = Depth(16, 255.0)
@@ -107,7 +112,8 @@ def learnt(
     peaks = [peak(f, depth) for f in found]
     codes = frozenset(f.content for f in found)
     few = codes if len(codes) <= MAX_CONTENTS else frozenset()
-    return Learnt(depth, min(peaks), max(peaks), few)
+    ratios = [f.shape[0] / f.shape[1] for f in found]
+    return Learnt(depth, min(peaks), max(peaks), few, (min(ratios), max(ratios)))
 
 
 def peak(one: Facts, depth: Depth) -> float:
@@ -128,7 +134,11 @@ def joined(one: Learnt, other: Learnt) -> Learnt:
     """Returns what is known of the images of both; the depth is the first one's."""
     low, high = min(one.low, other.low), max(one.high, other.high)
     codes = one.contents | other.contents
-    return Learnt(one.depth, low, high, codes)
+    ratios = one.ratios
+    if one.ratios and other.ratios:
+        least, most = zip(one.ratios, other.ratios, strict=True)
+        ratios = (min(least), max(most))
+    return Learnt(one.depth, low, high, codes, ratios)
 
 
 def unlike(known: Learnt, brightest: float) -> str:
@@ -146,6 +156,23 @@ def unlike(known: Learnt, brightest: float) -> str:
             f"{known.low:.0f} to {known.high:.0f}"
         )
     return ""
+
+
+def stretched(known: Learnt, shape: tuple[int, int]) -> str:
+    """Returns how an image's aspect ratio is unlike those learnt from; empty if not.
+
+    Args:
+      known: What is known of the images learnt from.
+      shape: Height and width of the image.
+    """
+    low, high = known.ratios or (0.0, math.inf)
+    if low / WIDER <= shape[0] / shape[1] <= high * WIDER:
+        return ""
+    return (
+        f"it is {shape[0]} x {shape[1]} pixels, a height of {shape[0] / shape[1]:.3g} "
+        f"of its width, of the images learnt from {low:.3g} to {high:.3g}; it is "
+        "stretched to their shape"
+    )
 
 
 def copies(contents: Iterable[str]) -> dict[int, int]:
@@ -211,5 +238,16 @@ def from_notes(notes: object) -> Learnt | None:
         return None
     if not isinstance(codes, str) or len(codes) > _CODE * MAX_CONTENTS:
         return None
-    known = (codes[i : i + _CODE] for i in range(0, len(codes), _CODE))
-    return Learnt(Depth(bits, white), numbers[0], numbers[1], frozenset(known))
+    known = frozenset(codes[i : i + _CODE] for i in range(0, len(codes), _CODE))
+    ratios = _ratios(notes.get("ratios"))
+    return Learnt(Depth(bits, white), numbers[0], numbers[1], known, ratios)
+
+
+def _ratios(given: object) -> tuple[float, float] | None:
+    """Returns the aspect ratios of a model file; files of before have none."""
+    if not isinstance(given, list | tuple) or len(given) != 2:
+        return None
+    sound = [float(v) for v in given if isinstance(v, int | float) and v > 0]
+    if len(sound) < 2 or not all(map(math.isfinite, sound)):
+        return None
+    return sound[0], sound[1]

@@ -9,6 +9,15 @@ from gladjax.io.bundle import describe as describe
 from gladjax.io.bundle import load as load
 from gladjax.io.bundle import save as save
 from gladjax.io.container import ModelError as ModelError
+from gladjax.io.validation import MAX_SIDE as MAX_SIDE
 from gladjax.io.validation import Description as Description
 
-__all__ = ["VERSION", "Description", "ModelError", "describe", "load", "save"]
+__all__ = [
+    "MAX_SIDE",
+    "VERSION",
+    "Description",
+    "ModelError",
+    "describe",
+    "load",
+    "save",
+]

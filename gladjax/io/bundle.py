@@ -26,9 +26,9 @@ import jax
 import numpy as np
 
 from gladjax import backbone as backbones
-from gladjax import cache, calibrate, factors, mixture, scoring
+from gladjax import cache, calibrate, factors, mixture
 from gladjax.backbone import Backbone
-from gladjax.detector import Detector, Layer
+from gladjax.detector import Detector, Layer, Settings, tiles
 from gladjax.io import container, validation
 from gladjax.io import half as half_rows
 from gladjax.io import kept as kept_arrays
@@ -233,8 +233,10 @@ def load(path: StrPath, *, backbone: Backbone | None = None) -> Detector:
     for i, dim in enumerate(network.dims):
         if arrays[f"{i}.mixture.means"].shape[1] != dim:
             raise ModelError(f"{path}: layer {i} does not have {dim} features")
+    if tiles.tiled(settings):
+        _divides(path, network, settings, shapes)
     layers = {
-        name: _layer(path, arrays, i, shape)
+        name: _layer(path, arrays, i, shape, settings)
         for i, (name, shape) in enumerate(shapes.items())
     }
     for (name, layer), found in zip(layers.items(), kept, strict=True):
@@ -251,8 +253,27 @@ def load(path: StrPath, *, backbone: Backbone | None = None) -> Detector:
     )
 
 
+def _divides(
+    path: StrPath,
+    network: Backbone,
+    settings: Settings,
+    shapes: Mapping[str, tuple[int, int]],
+) -> None:
+    """Refuses maps that are not those of the model's tiles."""
+    try:
+        grids = tiles.plan(network, settings).grids
+    except ValueError as error:
+        raise ModelError(f"{path}: of its tiles, {error}; fit again") from error
+    if grids != shapes:
+        raise ModelError(f"{path}: its maps are not those of its tiles; fit again")
+
+
 def _layer(
-    path: StrPath, arrays: dict[str, np.ndarray], i: int, shape: tuple[int, int]
+    path: StrPath,
+    arrays: dict[str, np.ndarray],
+    i: int,
+    shape: tuple[int, int],
+    settings: Settings,
 ) -> Layer:
     values = {n: arrays[f"{i}.mixture.{n}"] for n in _MIXTURE}
     values["inverses"] = np.zeros(0, values["rows"].dtype)
@@ -262,7 +283,7 @@ def _layer(
     local = LocalWeights(**{n: arrays[f"{i}.local.{n}"] for n in _LOCAL}, shape=shape)
     if not bool(np.all(np.isfinite(given.inverses))):
         raise ModelError(f"{path}: layer {i} has a covariance that is none; fit again")
-    return Layer(given, local, scoring.prepare(given, local))
+    return Layer(given, local, tiles.prepare(given, local, settings))
 
 
 def _network(

@@ -43,6 +43,27 @@ def prepare(mixture: GaussianMixture, local_weights: LocalWeights) -> Prepared:
     Returns:
       Bounds and addends.
     """
+    return prepare_dense(mixture, _log_weights(mixture, local_weights))
+
+
+def addends(
+    mixture: GaussianMixture, local_weights: LocalWeights
+) -> Float[Array, "k p"]:
+    """Returns what each component adds to the distance at each position.
+
+    Args:
+      mixture: The mixture.
+      local_weights: Its local weights, of the whole map or a part (`weights.cut`).
+
+    Returns:
+      ``log|Sigma_k| - 2 log pi_k(x)``, as `Prepared` has it.
+    """
+    return _addends(mixture, _log_weights(mixture, local_weights))
+
+
+def _log_weights(
+    mixture: GaussianMixture, local_weights: LocalWeights
+) -> Float[Array, "k p"]:
     starts = jnp.asarray(local_weights.starts)
     component, log_weights = local_weights.components, local_weights.log_weights
     if not isinstance(component, Tracer):
@@ -53,7 +74,7 @@ def prepare(mixture: GaussianMixture, local_weights: LocalWeights) -> Prepared:
     component = jnp.asarray(component).astype(jnp.int32)
     log_weights = jnp.asarray(log_weights)
     size = (len(mixture.means), local_weights.shape[0] * local_weights.shape[1])
-    return prepare_dense(mixture, _dense(starts, component, log_weights, size))
+    return _dense(starts, component, log_weights, size)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -82,10 +103,18 @@ def prepare_dense(
     mixture = jax.tree.map(jnp.asarray, mixture)
     axes = assign.coordinates(mixture.means)
     whole = axes.basis.shape[1] == mixture.means.shape[1]
-    addends = mixture.log_dets[:, None] - 2 * log_weights.astype(mixture.means.dtype)
     return Prepared(
-        bounds=assign.prepare(mixture, axes, margin=not whole), addends=addends
+        bounds=assign.prepare(mixture, axes, margin=not whole),
+        addends=_addends(mixture, log_weights),
     )
+
+
+@jax.jit
+def _addends(
+    mixture: GaussianMixture, log_weights: Float[Array, "k p"]
+) -> Float[Array, "k p"]:
+    log_dets = jnp.asarray(mixture.log_dets)[:, None]
+    return log_dets - 2 * log_weights.astype(log_dets.dtype)
 
 
 def log_prob_map(

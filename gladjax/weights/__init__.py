@@ -35,6 +35,7 @@ from gladjax.weights.local import LabelCounts as LabelCounts
 from gladjax.weights.local import LocalWeights as LocalWeights
 from gladjax.weights.local import active as active
 from gladjax.weights.local import counts as counts
+from gladjax.weights.local import cut as cut
 from gladjax.weights.local import dense as dense
 from gladjax.weights.local import disc as disc
 from gladjax.weights.local import label_counts as label_counts
@@ -47,6 +48,7 @@ __all__ = [
     "WeightsInfo",
     "active",
     "counts",
+    "cut",
     "dense",
     "disc",
     "fit",

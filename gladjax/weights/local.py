@@ -182,6 +182,28 @@ def dense(local: LocalWeights, num_components: int) -> Float[np.ndarray, "h w k"
     return out.reshape(*local.shape, num_components)
 
 
+def cut(local: LocalWeights, rows: slice, columns: slice) -> LocalWeights:
+    """Returns the weights of a part of the map.
+
+    Args:
+      local: The weights.
+      rows: Rows of the part.
+      columns: Its columns.
+    """
+    h, w = local.shape
+    places = np.arange(h * w).reshape(h, w)[rows, columns]
+    starts = np.asarray(local.starts)
+    counts = np.diff(starts)[places.ravel()]
+    new = np.concatenate([[0], np.cumsum(counts)])
+    at = np.repeat(starts[places.ravel()] - new[:-1], counts) + np.arange(new[-1])
+    return LocalWeights(
+        starts=new.astype(np.int32),
+        components=np.asarray(local.components)[at],
+        log_weights=np.asarray(local.log_weights)[at],
+        shape=(places.shape[0], places.shape[1]),
+    )
+
+
 def uniform(mixture: GaussianMixture, shape: tuple[int, int]) -> LocalWeights:
     """Returns the global weights at every position: the paper's ablation.
 
