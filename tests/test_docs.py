@@ -1,6 +1,5 @@
 """The site: its notebooks run, its pages name what is there, and it can be built."""
 
-import functools
 import importlib.util
 import operator
 import pathlib
@@ -87,3 +86,18 @@ def test_the_equations_of_the_paper_are_beside_their_functions(number):
     headings = re.findall(r"^## .*\((Eqs?\. [^)]+)\)$", method, re.M)
     ranges = [[int(n) for n in re.findall(r"\d+", heading)] for heading in headings]
     assert any(min(one) <= number <= max(one) for one in ranges)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="no MkDocs here")
+def test_the_site_is_built(tmp_path):
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    done = subprocess.run(
+        [*build, "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "reference" / "mixtures.html").read_text("utf-8")
+    assert 'id="gladjax.kmle.fit"' in page
