@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import importlib.util
-import operator
 import pathlib
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -84,7 +84,7 @@ def test_pages_name_what_is_there():
     for path in DOCS.rglob("*.md"):
         text = path.read_text("utf-8")
         for name in re.findall(r"\]\[gladjax\.([\w.]+)\]", text):
-            operator.attrgetter(name)(gladjax)
+            pkgutil.resolve_name(f"gladjax.{name}")
         for link in re.findall(r"\]\(([^)#:]+\.md)", text):
             assert (path.parent / link).is_file(), (path, link)
 
