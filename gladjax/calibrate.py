@@ -315,6 +315,6 @@ def scores(
     found = np.zeros(count)
     for part in parts:
         others = np.setdiff1d(np.arange(count), part)
-        fitted = fit([images[i] for i in others])
-        found[part] = [score(fitted, images[i]) for i in part]
+        fitted = fit([images[i] for i in others.tolist()])
+        found[part] = [score(fitted, images[i]) for i in part.tolist()]
     return fit(list(images)), found

@@ -14,6 +14,7 @@ import time
 import tracemalloc
 import warnings
 
+import click
 import jax
 import numpy as np
 import PIL.Image
@@ -84,6 +85,27 @@ def test_no_output_replaces_what_it_must_not(category, model, tmp_path):
     assert code == 0, err
     assert outputs.written(page, outputs.PAGE)
     assert run("report", model, "--out", page)[0] == 0
+
+
+def test_where_to_write_has_one_name_and_the_other_is_taken():
+    """``--out`` in the help of every command, ``--output`` is the same."""
+    found = set()
+    for name in cli.COMMANDS:
+        command = cli.cli.get_command(click.Context(cli.cli), name)
+        for one in [command, *getattr(command, "commands", {}).values()]:
+            words = {word for option in one.params for word in option.opts}
+            assert "--output" not in words, one.name
+            if "--out" not in words:
+                continue
+            found.add(one.name)
+            for given in ("--out", "--output"):
+                context = click.Context(one, resilient_parsing=True)
+                one.parse_args(context, [given, "somewhere"])
+                assert context.params["out"] == pathlib.Path("somewhere")
+            help_ = one.get_help(click.Context(one))
+            assert "--out " in help_
+            assert "--output" not in help_
+    assert found >= {"demo", "fit", "update", "evaluate", "report", "convert"}
 
 
 def test_results_of_somebody_else_stay(category, model, tmp_path):

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 from tiny import network
 
@@ -19,6 +21,7 @@ from gladjax.experiments import (
     figures,
     held_out,
     locality,
+    mvtec,
     num_components,
     prepared,
     quantile,
@@ -76,6 +79,45 @@ def test_stages_give_what_the_detector_gives(root, tmp_path):
     np.testing.assert_allclose(
         result.evaluation.heat_maps[-1], expected[-1].heat_map, rtol=1e-3, atol=1e-3
     )
+
+
+def test_deep_images_are_read_as_those_of_eight_bits(root, tmp_path):
+    """In files of 16 bits, of which 12 count."""
+    plain, deep = root / "plate", tmp_path / "data" / "plate"
+    shutil.copytree(plain, deep)
+    for path in (*deep.glob("train/*/*.png"), *deep.glob("test/*/*.png")):
+        array = np.array(PIL.Image.open(path))[..., 1]
+        array[0, 0] = 255
+        PIL.Image.fromarray(np.uint16(array * (4095 / 255))).save(path)
+    dataset = datasets.mvtec(deep.parent, "plate")
+    first = dataset.test[0].image
+    assert images.read(first).max() < 17
+    assert datasets.reader(dataset)(first).max() == pytest.approx(255, abs=0.1)
+    settings = detector.Settings(motion="translation")
+    source = sources.extract(tmp_path, dataset, network(), settings=settings)
+    assert source.blank.reference.max() > 100
+    array = datasets.reader(dataset)(first)
+    expected = detector.features(
+        source.blank, detector.align_image(source.blank, array)
+    )
+    for name, value in expected.items():
+        np.testing.assert_allclose(source.test[name][0], value, atol=1e-4)
+
+
+def test_copies_in_a_data_set_are_named(root, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(root / "plate", data / "plate")
+    (train,) = data.glob("plate/train/good/000.png")
+    PIL.Image.open(train).save(train.with_name("twice.bmp"))
+    shutil.copy(train, data / "plate" / "test" / "good" / "seen.png")
+    for module in (mvtec, locality):
+        run(module, data, tmp_path / module.__name__)
+        err = capsys.readouterr().err
+        assert "plate: warning: images that are copies of others, 1: " in err
+        assert f"twice.bmp is {train}" in err
+        assert "warning: images that are among those for training, 1: " in err
+        assert f"seen.png is {train}" in err
+    assert datasets.copies(datasets.mvtec(root, "plate")) == []
 
 
 def test_pieces_are_computed_once(root, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What pip and a user's type checker are told of the package."""
 
+import json
 import pathlib
 import re
 import tomllib
@@ -14,11 +15,17 @@ def test_the_annotations_are_for_users_too():
     assert "Typing :: Typed" in PROJECT["classifiers"]
 
 
-def test_every_python_is_named():
+def test_every_python_is_named_and_tested():
+    """By pip's limit, by the classifiers and by the matrix of the workflow."""
     first = int(re.fullmatch(r">=3\.(\d+)", PROJECT["requires-python"])[1])
-    prefix = "Programming Language :: Python :: 3."
+    expected = [f"3.{minor}" for minor in range(first, 15)]
+    prefix = "Programming Language :: Python :: "
     named = [c.removeprefix(prefix) for c in PROJECT["classifiers"] if prefix in c]
-    assert named == [str(minor) for minor in range(first, 15)]
+    assert [version for version in named if "." in version] == expected
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    assert json.loads(re.search(r"^ +python: (\[.*\])$", workflow, re.M)[1]) == expected
+    assert "python-version: ${{ matrix.python }}" in workflow
+    assert re.search(r"^ +- run: \.ci/run$", workflow, re.M)
 
 
 def test_there_is_a_link_to_the_paper():

@@ -320,6 +320,18 @@ def test_evaluating_needs_no_training_images(model, category, tmp_path):
     assert record["notes"] == ["masks: 4 of 4 anomalous test images have one"]
 
 
+def test_a_named_layout_needs_no_training_images_either(model, category, tmp_path):
+    whole, _ = evaluated(model, category, folder=tmp_path / "whole")
+    copied(category, tmp_path / "set" / "one")
+    shutil.rmtree(tmp_path / "set" / "one" / "train")
+    words = ("mvtec", "--data-root", tmp_path / "set", "--category", "one")
+    record, _ = evaluated(model, *words, folder=tmp_path / "out")
+    for name in ("image_auroc", "pixel_auroc", "num_test"):
+        assert record[name] == whole[name]
+    with pytest.raises(datasets.DatasetError, match="no category"):
+        datasets.mvtec(tmp_path / "set", "one")
+
+
 def test_pixel_figures_are_of_the_masks_that_exist(model, category, tmp_path):
     root = copied(category, tmp_path / "set")
     gone = root / "ground_truth" / "spot" / "000_mask.png"

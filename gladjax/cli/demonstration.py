@@ -18,8 +18,7 @@ RATE = 0.05
 
 
 @click.command()
-@click.option(
-    "--output",
+@options.out(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("gladjax-demo"),
     show_default=True,
@@ -41,7 +40,7 @@ RATE = 0.05
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @options.force
 def demo(
-    output: Path, num_components: int, max_samples: int, seed: int, force: bool
+    out: Path, num_components: int, max_samples: int, seed: int, force: bool
 ) -> None:
     """Fit GLAD on 300 normal solar cells, and score 513 others.
 
@@ -49,7 +48,7 @@ def demo(
     The images (elpv-dataset) are CC BY-NC-SA 4.0, not for commercial use.
     """
     begun = time.perf_counter()
-    page, results = output / "report.html", output / "results.json"
+    page, results = out / "report.html", out / "results.json"
     wanted = [(results, outputs.RESULTS), (page, outputs.PAGE)]
     outputs.check_all(wanted, force=force)
     cells = datasets.elpv()
@@ -64,15 +63,15 @@ def demo(
         network,
         seed=seed,
         settings=settings,
-        pictures=output / "pictures",
+        pictures=out / "pictures",
         folds=FOLDS,
     )
     limit = calibrate.threshold(np.asarray(fitted.calibration), RATE)
     record["seconds"] = time.perf_counter() - begun
-    runner.save_records(output, [record])
+    runner.save_records(out, [record])
     found: dict[str, Any] = {"record": record, "dataset": cells, "fitted": fitted}
     evaluation.write_page(page, {**found, "result": result, "threshold": limit})
-    _tell(output, record, result, limit)
+    _tell(out, record, result, limit)
 
 
 def _tell(

@@ -21,7 +21,7 @@ EVALUATE_EPILOG = """\b
 Examples:
   gladjax evaluate model.safetensors elpv
   gladjax evaluate model.safetensors mvtec --data-root mvtec --category screw
-  gladjax evaluate model.safetensors my-folder --output out --report out/report.html
+  gladjax evaluate model.safetensors my-folder --out out --report out/report.html
   gladjax evaluate model.safetensors parts.csv
 
 A folder of your own holds normal test images in test/good and anomalous ones in
@@ -60,8 +60,8 @@ def data(function: F) -> F:
 @click.argument("model", type=options.EXISTING)
 @click.argument("dataset")
 @data
-@click.option("--output", type=options.FOLDER, help="Folder for results.json.")
-@click.option("--heatmaps", is_flag=True, help="Write a picture per image to --output.")
+@options.out(type=options.FOLDER, help="Folder for results.json.")
+@click.option("--heatmaps", is_flag=True, help="Write a picture per image to --out.")
 @click.option("--report", "page", type=options.OUTPUT, help="Write an HTML page.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def evaluate(model: Path, dataset: str, **chosen: Any) -> None:  # noqa: ANN401
@@ -69,9 +69,9 @@ def evaluate(model: Path, dataset: str, **chosen: Any) -> None:  # noqa: ANN401
 
     DATASET is a name (elpv, mvtec, visa, ...), a folder, or a CSV file.
     """
-    output = chosen["output"]
+    output = chosen["out"]
     if chosen["heatmaps"] and output is None:
-        raise click.UsageError("--heatmaps needs --output")
+        raise click.UsageError("--heatmaps needs --out")
     results = None if output is None else output / "results.json"
     wanted = [(results, outputs.RESULTS), (chosen["page"], outputs.PAGE)]
     outputs.check_all(wanted, force=chosen["force"])
@@ -98,7 +98,7 @@ def evaluate(model: Path, dataset: str, **chosen: Any) -> None:  # noqa: ANN401
 @click.argument("model", type=options.EXISTING)
 @click.argument("dataset", required=False)
 @data
-@click.option("--out", type=options.OUTPUT, required=True, help="The HTML file.")
+@options.out(type=options.OUTPUT, required=True, help="The HTML file.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def report(model: Path, dataset: str | None, out: Path, **chosen: Any) -> None:  # noqa: ANN401
     """Write a page about a MODEL, or about its evaluation on DATASET.

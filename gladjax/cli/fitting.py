@@ -41,7 +41,7 @@ decisions. The paper's settings take minutes: `--paper`."""
 
 @click.command(epilog=EPILOG)
 @click.argument("images_", metavar="IMAGES...", nargs=-1, required=True)
-@click.option("--out", type=options.OUTPUT, required=True, help="The model file.")
+@options.out(type=options.OUTPUT, required=True, help="The model file.")
 @options.network
 @sizing.image_size
 @sizing.tiles

@@ -32,6 +32,24 @@ def standard_output() -> None:
         raise OSError("standard output is closed")
 
 
+class _Out(click.Option):
+    """An option ``--out`` that answers to ``--output`` too, which no help names."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:  # noqa: ANN401
+        """Adds both names."""
+        super().add_to_parser(parser, ctx)
+        parser.add_option(obj=self, opts=["--output"], dest=self.name)
+
+
+def out(**attributes: Any) -> Callable[[F], F]:  # noqa: ANN401
+    """Returns what adds the option that says where a command writes.
+
+    Args:
+      attributes: Those of any option.
+    """
+    return click.option("--out", cls=_Out, **attributes)
+
+
 def force(function: F) -> F:
     """Adds the option that lets a command replace any file, see `gladjax.outputs`."""
     return click.option(

@@ -22,8 +22,8 @@ from gladjax.online import Schedule
 EPILOG = """\b
 Examples:
   gladjax fit good/ --keep-statistics --out model.safetensors
-  gladjax update model.safetensors new/ --output newer.safetensors
-  gladjax update model.safetensors new/ --forget 0.2 --output newer.safetensors
+  gladjax update model.safetensors new/ --out newer.safetensors
+  gladjax update model.safetensors new/ --forget 0.2 --out newer.safetensors
 
 The images that the model was fitted to are not needed. The new images join those that
 the threshold comes from: each is scored by a model that has learnt from the others."""
@@ -32,9 +32,7 @@ the threshold comes from: each is scored by a model that has learnt from the oth
 @click.command(epilog=EPILOG)
 @click.argument("model", type=options.EXISTING)
 @click.argument("images_", metavar="IMAGES...", nargs=-1, required=True)
-@click.option(
-    "--output", "--out", type=options.OUTPUT, required=True, help="The new model file."
-)
+@options.out(type=options.OUTPUT, required=True, help="The new model file.")
 @click.option(
     "--forget",
     type=click.FloatRange(0, 1, min_open=True),
@@ -53,7 +51,7 @@ def update(model: Path, images_: tuple[str, ...], **chosen: Any) -> None:  # noq
     IMAGES are files, folders, patterns, or - for a list of files on standard input.
     """
     begun = time.perf_counter()
-    outputs.check(chosen["output"], outputs.MODEL, force=chosen["force"])
+    outputs.check(chosen["out"], outputs.MODEL, force=chosen["force"])
     found = inputs.unique(inputs.expand(images_, learn=True))
     description = io.describe(model)
     network = options.saved_network(description.backbone, chosen["checkpoint"])
@@ -78,8 +76,8 @@ def update(model: Path, images_: tuple[str, ...], **chosen: Any) -> None:  # noq
         "seconds": {"all": time.perf_counter() - begun},
     }
     rate = description.false_positive_rate or 0.05
-    io.save(chosen["output"], fitted, false_positive_rate=rate, notes=notes)
-    tell(chosen["output"], fitted, notes, rate)
+    io.save(chosen["out"], fitted, false_positive_rate=rate, notes=notes)
+    tell(chosen["out"], fitted, notes, rate)
     if num_bad:
         raise click.exceptions.Exit(3)
 

@@ -53,7 +53,7 @@ def fetch(name: str, directory: Path | None, url: str | None, quiet: bool) -> No
 @weights.command()
 @click.argument("file", type=options.EXISTING)
 @click.option("--name", required=True, help="The network that FILE holds.")
-@click.option("--out", type=options.OUTPUT, help="FILE.safetensors by default.")
+@options.out(type=options.OUTPUT, help="FILE.safetensors by default.")
 @click.option(
     "--filter-size",
     type=click.IntRange(0, 7),

@@ -11,6 +11,8 @@ from gladjax.datasets.layouts import mpdd as mpdd
 from gladjax.datasets.layouts import mvtec_ad2 as mvtec_ad2
 from gladjax.datasets.layouts import mvtec_loco as mvtec_loco
 from gladjax.datasets.mvtec import mvtec as mvtec
+from gladjax.datasets.reading import copies as copies
+from gladjax.datasets.reading import reader as reader
 from gladjax.datasets.registry import LOADERS as LOADERS
 from gladjax.datasets.registry import load as load
 from gladjax.datasets.surfaces import dagm as dagm
@@ -35,6 +37,7 @@ __all__ = [
     "Record",
     "Truth",
     "btad",
+    "copies",
     "dagm",
     "draw",
     "elpv",
@@ -51,6 +54,7 @@ __all__ = [
     "mvtec_loco",
     "read_mask",
     "readable",
+    "reader",
     "require",
     "visa",
     "write_synthetic",

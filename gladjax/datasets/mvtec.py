@@ -39,23 +39,28 @@ CATEGORIES = {
 """The fifteen categories of MVTec AD; textures need no alignment."""
 
 
-def mvtec(root: StrPath, category: str, *, skip_bad: bool = False) -> Dataset:
+def mvtec(
+    root: StrPath, category: str, *, skip_bad: bool = False, train: bool = True
+) -> Dataset:
     """Lists one category of MVTec AD, or of any folder in its layout.
 
     Args:
       root: The folder that holds the categories.
       category: The folder of the category.
       skip_bad: Whether bad records are left out and counted.
+      train: Whether there must be training images.
 
     Returns:
       The training images, all normal, and the test images of every kind.
 
     Raises:
-      DatasetError: If the category is unknown or ``train/good`` is empty.
+      DatasetError: If the category is unknown, or ``train/good`` is needed and empty.
     """
-    folder = find_category(root, category)
-    records = [*tree(folder, "train"), *tree(folder, "test", masks="ground_truth")]
-    return build("mvtec", category, records, skip_bad=skip_bad)
+    folder = find_category(root, category, needs="train" if train else "test")
+    records = list(tree(folder, "test", masks="ground_truth"))
+    if train or (folder / "train").is_dir():
+        records.extend(tree(folder, "train"))
+    return build("mvtec", category, records, skip_bad=skip_bad, train=train)
 
 
 def tree(

@@ -50,7 +50,8 @@ def load(
       category: The category, where the data set has several; for ``elpv`` ``"mono"``
         (the default) or ``"poly"``; otherwise a name for the results.
       skip_bad: Whether bad records are left out and counted.
-      train: Whether ``folder`` and ``csv`` must have training images; all others do.
+      train: Whether ``mvtec``, ``folder`` and ``csv`` must have training images; all
+        others do.
       require_masks: Whether every anomalous test image must have its mask.
 
     Raises:
@@ -77,6 +78,6 @@ def _load(
     if category is None and name in _MANY:
         raise DatasetError(f"{name}: say which category of {root}")
     chosen: dict[str, Any] = {} if category is None else {"category": category}
-    if name in ("folder", "csv"):
+    if name in ("mvtec", "folder", "csv"):
         chosen["train"] = train
     return LOADERS[name](root, skip_bad=skip_bad, **chosen)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gladjax import files, images, plots, weights
+from gladjax import datasets, files, images, plots, weights
 from gladjax.datasets import Dataset
 from gladjax.experiments import rows, runner, stages, study
 from gladjax.experiments.runner import Record
@@ -159,12 +159,13 @@ def _heat_maps(
 ) -> None:
     """Writes the first images of each kind with their heat maps."""
     found = result.evaluation
+    read = datasets.reader(dataset)
     low, high = np.quantile(found.heat_maps, [0.5, 0.999])
     for kind in dict.fromkeys(record.kind for record in dataset.test):
         chosen = [i for i, r in enumerate(dataset.test) if r.kind == kind][:examples]
         for i in chosen:
             picture = plots.scored_picture(
-                images.read(dataset.test[i].image),
+                read(dataset.test[i].image),
                 found.heat_maps[i],
                 float(found.scores[i]),
                 limits=(float(low), float(high)),

@@ -16,7 +16,7 @@ import dataclasses
 import numpy as np
 
 from gladjax import backbone as backbones
-from gladjax import detector, images
+from gladjax import datasets, detector
 from gladjax.datasets import Dataset
 from gladjax.experiments.evaluation import METRIC_SIZE
 from gladjax.experiments.sources import Maps, Prepare, Source
@@ -53,11 +53,13 @@ def pasted(dataset: Dataset, *, seed: int = 0) -> tuple[Dataset, Prepare]:
     bad = [record._replace(label=1, kind="pasted") for record in good]
     found = dataclasses.replace(dataset, records=(*train, *good, *bad))
 
+    read = datasets.reader(dataset)
+
     def prepare(part: str, number: int, image: np.ndarray) -> np.ndarray:
         if part == "train" or number < len(good):
             return image
         rng = np.random.default_rng([seed, number])
-        other = images.read(train[rng.integers(len(train))].image)
+        other = read(train[rng.integers(len(train))].image)
         return paste(rng, image, other)
 
     return found, prepare

@@ -16,14 +16,14 @@ import jax
 import numpy as np
 
 from gladjax import backbone as backbones
-from gladjax import images
+from gladjax import datasets
 from gladjax.baselines import cflow, csflow, draem, mahaad, padim, patchcore, spade
 from gladjax.datasets import Dataset
 from gladjax.datasets import Record as Listed
 from gladjax.experiments import evaluation
 from gladjax.experiments.evaluation import METRIC_SIZE, Evaluation
 from gladjax.experiments.runner import Record
-from gladjax.experiments.sources import Source
+from gladjax.experiments.sources import Read, Source
 
 METHODS = ("mahaad", "padim", "patchcore", "spade", "cflow", "csflow", "draem")
 TIMED = 8  # Test images that are timed, one at a time.
@@ -105,7 +105,8 @@ def run(
     train, test = source.train, source.test
     if method == "draem":
         net = source.blank.backbone
-        train, test = (_pictures(r, net) for r in (dataset.train, dataset.test))
+        read = datasets.reader(dataset)
+        train, test = (_pictures(r, net, read) for r in (dataset.train, dataset.test))
     begun = time.perf_counter()
     fit = fitter(method, chosen, source.blank.backbone.layers)
     model = jax.block_until_ready(fit(jax.random.key(seed), train))
@@ -142,9 +143,13 @@ def _seconds(score: Callable, model: Any, test: Any) -> float:  # noqa: ANN401
     return float(np.median(times[1:]))
 
 
-def _pictures(records: Sequence[Listed], net: backbones.Backbone) -> np.ndarray:
+def _pictures(
+    records: Sequence[Listed],
+    net: backbones.Backbone,
+    read: Read,
+) -> np.ndarray:
     """Returns images at the backbone's size."""
-    found = [images.read(record.image) for record in records]
+    found = [read(record.image) for record in records]
     return np.stack(
         [
             np.asarray(backbones.resize(np.asarray(one), size=net.image_size))

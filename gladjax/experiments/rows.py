@@ -111,6 +111,8 @@ def available(options: argparse.Namespace) -> tuple[list[Dataset], list[str]]:
         found.append(one)
         for error in one.errors:
             click.echo(f"skipped: {error}", err=True)
+        for note in datasets.copies(one):
+            click.echo(f"{category}: {note}", err=True)
     return found, missing
 
 

@@ -8,7 +8,6 @@ the same settings is not computed again.
 import argparse
 import contextlib
 import dataclasses
-import functools
 import resource
 import statistics
 import sys
@@ -22,7 +21,7 @@ import jax
 import numpy as np
 
 from gladjax import backbone as backbones
-from gladjax import detector, files, images, mixture, weights
+from gladjax import datasets, detector, files, images, mixture, weights
 from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.detector import Detector, Settings
@@ -59,8 +58,8 @@ def glad(
     """
     name = f"{dataset.category} seed {seed}"
     paths = [record.image for record in dataset.train]
-    depth = images.observe(paths)
-    train = images.Lazy(paths, read=functools.partial(images.photograph, depth=depth))
+    read = datasets.reader(dataset)
+    train = images.Lazy(paths, read=read)
     begun = time.perf_counter()
     with Bar(name) as bar:
         fitted, info = detector.fit_info(
@@ -79,7 +78,7 @@ def glad(
             fitted,
             dataset,
             pictures=pictures,
-            read=functools.partial(images.photograph, depth=depth),
+            read=read,
             progress=lambda done, total: bar("test images", done, total),
         )
     for note in (*dataset.notes, *result.notes):
@@ -180,6 +179,8 @@ def run(sets: Sequence[Dataset], options: argparse.Namespace) -> list[Record]:
     for dataset in sets:
         for error in dataset.errors:
             click.echo(f"skipped: {error}", err=True)
+        for note in datasets.copies(dataset):
+            click.echo(f"{dataset.category}: {note}", err=True)
     network = backbones.load(options.backbone, checkpoint=options.checkpoint)
     records = load_records(options.output)
 

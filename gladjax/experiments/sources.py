@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gladjax import backbone, detector, features, images, masks
+from gladjax import backbone, datasets, detector, features, masks
 from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.datasets import Record as Listed
@@ -30,6 +30,7 @@ from gladjax.experiments import store
 from gladjax.experiments.store import Piece
 
 Prepare = Callable[[str, int, np.ndarray], np.ndarray]
+Read = Callable[[Path], np.ndarray]
 Progress = Callable[[str, int, int], None]
 Maps = dict[str, np.ndarray]
 NO_IMAGE = np.zeros((0, 0, 3), np.float32)
@@ -94,12 +95,13 @@ def extract(
         "motion": [settings.motion, settings.coarse],
         "prepared": prepared,
     }
-    blank = _blank(dataset, network, settings, prepare)
+    read = datasets.reader(dataset)
+    blank = _blank(dataset, network, settings, read, prepare)
     found, seconds = {}, {}
     for split, records in (("train", dataset.train), ("test", dataset.test)):
         pieces = []
         for first in range(0, len(records), PART):
-            reader = _Reader(blank, prepare, progress, split, len(records))
+            reader = _Reader(blank, read, prepare, progress, split, len(records))
             chosen = records[first : first + PART]
             part = {**described, "split": split, "first": first}
 
@@ -130,12 +132,16 @@ def _joined(parts: Sequence[Maps]) -> Maps:
 
 
 def _blank(
-    dataset: Dataset, network: Backbone, settings: Settings, prepare: Prepare | None
+    dataset: Dataset,
+    network: Backbone,
+    settings: Settings,
+    read: Read,
+    prepare: Prepare | None,
 ) -> Detector:
     """Returns a detector without layers, with its reference if it aligns."""
     frame = None
     if settings.motion:
-        first = images.read(dataset.train[0].image)
+        first = read(dataset.train[0].image)
         first = first if prepare is None else prepare("train", 0, first)
         frame = backbone.resize(np.asarray(first), size=network.image_size)
         frame = np.asarray(frame, np.float32)
@@ -149,12 +155,14 @@ class _Reader:
     def __init__(
         self,
         blank: Detector,
+        read: Read,
         prepare: Prepare | None,
         progress: Progress | None,
         split: str,
         total: int,
     ) -> None:
-        self._blank, self._prepare, self._progress = blank, prepare, progress
+        self._blank, self._read = blank, read
+        self._prepare, self._progress = prepare, progress
         self._split, self._total = split, total
         self._times: dict[str, list[float]] = {"read": [], "align": [], "features": []}
         self._aligned: list[Aligned] = []
@@ -176,7 +184,7 @@ class _Reader:
         tell, prepare = self._progress, self._prepare
         for number, record in enumerate(records, start=first):
             begun = time.perf_counter()
-            image = images.read(record.image)
+            image = self._read(record.image)
             if prepare is not None:
                 image = prepare(self._split, number, image)
             read = time.perf_counter()
