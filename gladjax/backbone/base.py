@@ -204,7 +204,10 @@ def resize(
         return image
     target = (size[1], size[0])
     if image.dtype == np.uint8:
-        resized = Image.fromarray(image).resize(target, Image.Resampling.BILINEAR)
+        # Columns first, whatever the version of Pillow: it rounds in between.
+        resized = Image.fromarray(image)
+        for part in ((size[1], image.shape[0]), target):
+            resized = resized.resize(part, Image.Resampling.BILINEAR)
         return np.asarray(resized)
     channels = [
         Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)).resize(
