@@ -2,10 +2,10 @@
 
 One rule holds for every file: it may take the place of a file of its own kind that this
 program wrote, and of nothing else, unless that is asked for. Each kind has a mark that
-stands near the beginning or the end of its files, so a photograph, a page of somebody else's or a
-model under the name of a page is told apart. Whatever can be known of an output is
-looked at before the work begins: a folder that cannot be written is no news after an
-hour.
+stands near the beginning or the end of its files, so a photograph, a page of somebody
+else's or a model under the name of a page is told apart. Whatever can be known of an
+output is looked at before the work begins: a folder that cannot be written is no news
+after an hour.
 
 Notation: none.
 

@@ -10,7 +10,7 @@ returns ``(x - offset) / scale``, channels last.
 Differs from the reference in:
 
 1. The paper normalises and feeds images in PyTorch; here resizing runs on the host in
-   Pillow, whose antialiased triangle filter is the definition.
+   Pillow, whose antialiased triangle filter is the definition, columns before rows.
 
 Reference: Artola, Kolodziej, Morel, Ehret. "GLAD: A Global-to-Local Anomaly Detector".
 WACV 2023, section 4.

@@ -20,10 +20,16 @@ A StableHLO file is run by JAX alone, on a CPU, GPU or TPU:
   program = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
   answer = jax.jit(program.call)(image)  # uint8, (height, width, 3), RGB
 
+An ONNX file (pip install "gladjax[onnx]" to write it; models that align cannot be) has
+one input, image, and is run by onnxruntime.
+
 The answer has score, heat_map and, if the model is calibrated, p_value and
 is_anomalous."""
 
-FORMATS = {"stablehlo": (exporting.stablehlo, outputs.STABLEHLO)}
+FORMATS = {
+    "stablehlo": (exporting.stablehlo, outputs.STABLEHLO),
+    "onnx": (exporting.onnx, outputs.ONNX),
+}
 
 
 @click.command(epilog=EPILOG)

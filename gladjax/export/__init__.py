@@ -10,17 +10,18 @@ it, and gives
   * ``is_anomalous``, a boolean, where the calibration is enough for the rate; false
     where the score is NaN.
 
-All weights are constants of the program. `stablehlo` is read by ``jax.export`` alone,
-on a CPU, GPU or TPU.
+All weights are constants of the program, so it is one file. `stablehlo` is read by
+``jax.export`` alone, on a CPU, GPU or TPU; `onnx` by any runtime of that format.
 
 Notation: ``h w`` the image, ``H W`` the backbone's input.
 
-Differs from the reference in: there is none.
+Differs from the reference in: (1) images of more than 8 bits are not taken.
 
-Reference: StableHLO, https://openxla.org/stablehlo.
+Reference: StableHLO, https://openxla.org/stablehlo; ONNX, https://onnx.ai.
 """
 
 from gladjax.export.formats import PLATFORMS as PLATFORMS
+from gladjax.export.formats import onnx as onnx
 from gladjax.export.formats import stablehlo as stablehlo
 
-__all__ = ["PLATFORMS", "stablehlo"]
+__all__ = ["PLATFORMS", "onnx", "stablehlo"]

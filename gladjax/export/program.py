@@ -6,7 +6,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num
 
 from gladjax import align, calibrate, scoring
 from gladjax import backbone as backbones
@@ -19,7 +19,7 @@ Maps = Callable[[Float[Array, "1 h w 3"]], tuple[Float[Array, "1 _h _w"], ...]]
 
 def build(
     detector: Detector, maps: Maps, *, rate: float
-) -> Callable[[UInt8[Array, "h w 3"]], Answer]:
+) -> Callable[[Num[Array, "h w 3"]], Answer]:
     """Returns what `gladjax.detector.score` does, and the decision, as one function.
 
     Its stages are those of `score`, each of them a program of its own there. Barriers
@@ -38,7 +38,7 @@ def build(
     settings, decide = detector.settings, _decision(detector, rate)
     how = {"motion": settings.motion, "coarse": settings.coarse}
 
-    def answer(image: UInt8[Array, "h w 3"]) -> Answer:
+    def answer(image: Num[Array, "h w 3"]) -> Answer:
         seen = opaque(image).astype(jnp.float32)
         counted, motion = opaque(detector.mask), jnp.eye(3, dtype=seen.dtype)
         if detector.reference is not None:
