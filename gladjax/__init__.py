@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gladjax import devices as devices
     from gladjax import em as em
     from gladjax import estimation as estimation
+    from gladjax import export as export
     from gladjax import features as features
     from gladjax import files as files
     from gladjax import images as images
@@ -57,6 +58,7 @@ __all__ = [
     "devices",
     "em",
     "estimation",
+    "export",
     "features",
     "files",
     "images",

@@ -161,8 +161,12 @@ def ranks(dimension: int) -> tuple[int, int]:
 def sizes() -> Sizes:
     """Returns the sizes for the device that JAX runs on, or lowers for."""
     check_process()
-    platform = _override.get() or jax.default_backend()
-    return CPU if platform == "cpu" else ACCELERATOR
+    return CPU if target() == "cpu" else ACCELERATOR
+
+
+def target() -> str:
+    """Returns the platform that JAX runs on, or lowers for."""
+    return _override.get() or jax.default_backend()
 
 
 @contextlib.contextmanager

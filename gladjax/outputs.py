@@ -2,10 +2,10 @@
 
 One rule holds for every file: it may take the place of a file of its own kind that this
 program wrote, and of nothing else, unless that is asked for. Each kind has a mark that
-stands near the beginning of its files, so a photograph, a page of somebody else's or a
-model under the name of a page is told apart. Whatever can be known of an output is
-looked at before the work begins: a folder that cannot be written is no news after an
-hour.
+stands near the beginning or the end of its files, so a photograph, a page of somebody
+else's or a model under the name of a page is told apart. Whatever can be known of an
+output is looked at before the work begins: a folder that cannot be written is no news
+after an hour.
 
 Notation: none.
 
@@ -26,7 +26,7 @@ from gladjax.files import StrPath
 SOFTWARE = "gladjax"
 """What the pictures and pages of this program say that they were made by."""
 
-_HEAD = 1024  # Bytes in which a mark stands.
+_PART = 1024  # Bytes, first or last, in which a mark stands.
 _MAX_NAME = 255  # Bytes of a file's name that most file systems allow.
 
 
@@ -35,7 +35,7 @@ class Kind(NamedTuple):
 
     Attributes:
       name: What messages call it.
-      mark: Bytes that stand near the beginning of every such file.
+      mark: Bytes that stand near the beginning or the end of every such file.
     """
 
     name: str
@@ -46,6 +46,8 @@ MODEL = Kind("model", b'"format": "gladjax-detector"')
 WEIGHTS = Kind("converted checkpoint", b'"format": "gladjax"')
 PAGE = Kind("page", f'<meta name="generator" content="{SOFTWARE}">'.encode())
 PICTURE = Kind("picture", b"tEXtSoftware\0" + SOFTWARE.encode())
+STABLEHLO = Kind("StableHLO program", f"{SOFTWARE}_detector".encode())
+ONNX = Kind("ONNX program", b"\x12\x07" + SOFTWARE.encode())
 RESULTS = Kind("results", b'[\n  {\n    "active_per_position": ')
 
 
@@ -58,7 +60,11 @@ def written(path: StrPath, kind: Kind) -> bool:
     """
     try:
         with open(path, "rb") as file:
-            return kind.mark in file.read(_HEAD)
+            if kind.mark in file.read(_PART):
+                return True
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - _PART, 0))
+            return kind.mark in file.read(_PART)
     except (OSError, ValueError):
         return False
 

@@ -10,7 +10,7 @@ returns ``(x - offset) / scale``, channels last.
 Differs from the reference in:
 
 1. The paper normalises and feeds images in PyTorch; here resizing runs on the host in
-   Pillow, whose antialiased triangle filter is the definition.
+   Pillow, whose antialiased triangle filter is the definition, columns before rows.
 
 Reference: Artola, Kolodziej, Morel, Ehret. "GLAD: A Global-to-Local Anomaly Detector".
 WACV 2023, section 4.
@@ -204,7 +204,10 @@ def resize(
         return image
     target = (size[1], size[0])
     if image.dtype == np.uint8:
-        resized = Image.fromarray(image).resize(target, Image.Resampling.BILINEAR)
+        # Columns first, whatever the version of Pillow: it rounds in between.
+        resized = Image.fromarray(image)
+        for part in ((size[1], image.shape[0]), target):
+            resized = resized.resize(part, Image.Resampling.BILINEAR)
         return np.asarray(resized)
     channels = [
         Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)).resize(

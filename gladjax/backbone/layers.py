@@ -29,6 +29,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from gladjax import devices
 from gladjax.backbone import winograd
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -99,7 +100,7 @@ class ConvNorm(nnx.Module):
         """Applies convolution and normalisation."""
         if self.fast:
             matrices = [getattr(self, name)[...] for name in winograd.NAMES]
-            if x.shape[0] == 1:
+            if x.shape[0] == 1 and devices.target() != "onnx":
                 y = winograd.convolve(x, matrices)
                 return y + _channelwise(self.bias[...])
             kernel = winograd.recover(matrices)
@@ -180,6 +181,8 @@ def depthwise(
     def shifted(x: Array, kernel: Array) -> Array:
         return shifted_sum(x, kernel, stride=stride, pads=pads)
 
+    if devices.target() == "onnx":  # It has one form for all platforms.
+        return grouped(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
 
 

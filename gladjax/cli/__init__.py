@@ -1,4 +1,4 @@
-"""The command ``gladjax``: fit, update, score, evaluate, report, weights, demo.
+"""The command ``gladjax``: fit, update, score, evaluate, export, weights, demo.
 
 A thin layer: each command reads its arguments, calls the package and prints. Results go
 to standard output, progress and complaints to standard error. Files appear whole or not
@@ -44,6 +44,7 @@ COMMANDS = {  # The module of each, and what it does in short.
     "score": ("scoring", "Score IMAGES with a MODEL that `gladjax fit` wrote."),
     "evaluate": ("evaluation", "Measure a MODEL on the test images of DATASET."),
     "report": ("evaluation", "Write a page about a MODEL, or about its evaluation."),
+    "export": ("exporting", "Write a MODEL as one program, without gladjax."),
     "weights": ("weighing", "List, fetch and convert the weights of networks."),
     "cache": ("caching", "Show or clear what is kept between runs."),
 }

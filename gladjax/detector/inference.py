@@ -199,7 +199,9 @@ def _scored(
             score=float(scores[i]),
             log_map=whole[i],
             mask=mask[i],
-            heat_map=_placed(detector, aligned[i], heats[i], shapes[i]),
+            heat_map=scoring.enlarge(
+                np.asarray(placed(detector, aligned[i].transform, heats[i])), shapes[i]
+            ),
             alignment=aligned[i],
         )
         for i in range(len(aligned))
@@ -267,16 +269,21 @@ def _summarise(
     return jax.lax.map(lambda parts: one(*parts), (maps, counted))
 
 
-def _placed(
-    detector: Detector, aligned: Aligned, heat: Array, shape: tuple[int, int]
-) -> Float[np.ndarray, "_h _w"]:
-    """Returns a heat map in the frame and the size of its image."""
-    if detector.reference is not None:
-        back = align.inverse(jnp.asarray(aligned.transform))
-        calm = jnp.min(heat)
-        heat, known = align.warp(heat, back, tuple(detector.backbone.image_size))
-        heat = jnp.where(known, heat, calm)
-    return scoring.enlarge(np.asarray(heat), shape)
+def placed(
+    detector: Detector, transform: Float[AnyArray, "3 3"], heat: Float[Array, "h w"]
+) -> Float[Array, "h w"]:
+    """Returns a heat map in the frame of its image.
+
+    Args:
+      detector: The detector.
+      transform: Motion from the reference's pixels to the image's.
+      heat: The map in the frame of the detector.
+    """
+    if detector.reference is None:
+        return heat
+    back = align.inverse(jnp.asarray(transform))
+    moved, known = align.warp(heat, back, (heat.shape[0], heat.shape[1]))
+    return jnp.where(known, moved, jnp.min(heat))
 
 
 def resized(backbone: Backbone, image: Image, name: str) -> np.ndarray:
