@@ -44,7 +44,7 @@ def stablehlo(
       ValueError: If the shape or the rate is none.
     """
     check_shape(shape)
-    size = tuple(detector.backbone.image_size)
+    size = detector.backbone.image_size
 
     def maps(batch: Float[Array, "1 h w 3"]) -> tuple[Float[Array, "1 _h _w"], ...]:
         backbone, layers = program.opaque((detector.backbone, detector.layers))
@@ -121,7 +121,7 @@ def onnx(
         )
 
     answer = program.build(detector, maps, rate=rate)
-    size = tuple(detector.backbone.image_size)
+    size = detector.backbone.image_size
     blank = jax.ShapeDtypeStruct((*size, 3), jnp.float32)
     names = list(jax.eval_shape(answer, blank))
 

@@ -34,7 +34,7 @@ def build(
     Returns:
       A function of an image of the backbone's size, to be traced.
     """
-    size = tuple(detector.backbone.image_size)
+    size = detector.backbone.image_size
     settings, decide = detector.settings, _decision(detector, rate)
     how = {"motion": settings.motion, "coarse": settings.coarse}
 

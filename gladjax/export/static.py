@@ -80,8 +80,8 @@ def prepare(layer: Layer) -> Static:
     active = np.isfinite(addends)
     counts, ranks = active.sum(axis=1), np.asarray(layer.mixture.ranks)
     d = layer.mixture.means.shape[1]
-    many = np.array([_room(count) for count in counts])
-    rows = np.array([d if rank == d else min(_room(rank), d) for rank in ranks])
+    many = np.array([_room(int(count)) for count in counts])
+    rows = np.array([d if rank == d else min(_room(int(rank)), d) for rank in ranks])
     place, groups, begun = np.zeros(active.shape, np.int64), [], 0
     for key in sorted({*zip(many, rows, ranks == d, strict=True)}):
         same = (many == key[0]) & (rows == key[1]) & ((ranks == d) == key[2])
@@ -93,7 +93,7 @@ def prepare(layer: Layer) -> Static:
             at = np.flatnonzero(active[k])
             positions[i, : len(at)] = at
             place[k, at] = begun + i * key[0] + np.arange(len(at))
-        groups.append(_group(layer.mixture, own, positions, key[1], bool(key[2])))
+        groups.append(_group(layer.mixture, own, positions, int(key[1]), bool(key[2])))
         begun += positions.size
     most = max(1, int(active.sum(axis=0).max()))
     first = np.argsort(~active, axis=0, kind="stable")[:most]
