@@ -12,11 +12,12 @@ from gladjax.cli.saying import say
 
 EPILOG = """\b
 Examples:
-  gladjax export model.safetensors --format stablehlo --output model.stablehlo
-  gladjax export model.safetensors --format onnx --output model.onnx
+  gladjax export model.safetensors --format stablehlo --out model.stablehlo
+  gladjax export model.safetensors --format onnx --out model.onnx
 
 \b
-A StableHLO file is run by JAX alone, on a CPU, GPU or TPU:
+A StableHLO file (pip install "gladjax[stablehlo]" to write it) is run by JAX and
+flatbuffers alone, on a CPU, GPU or TPU:
   program = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
   answer = jax.jit(program.call)(image)  # uint8, (height, width, 3), RGB
 
@@ -37,9 +38,7 @@ FORMATS = {
 @click.option(
     "--format", "form", type=click.Choice(list(FORMATS)), required=True, help="Which."
 )
-@click.option(
-    "--output", "--out", type=options.OUTPUT, required=True, help="The new file."
-)
+@options.out(type=options.OUTPUT, required=True, help="The new file.")
 @click.option(
     "--image-size",
     type=(click.IntRange(1), click.IntRange(1)),
@@ -56,12 +55,12 @@ def export(model: Path, form: str, **chosen: Any) -> None:  # noqa: ANN401
     `gladjax score` does.
     """
     convert, kind = FORMATS[form]
-    outputs.check(chosen["output"], kind, force=chosen["force"])
+    outputs.check(chosen["out"], kind, force=chosen["force"])
     description = io.describe(model)
     network = options.saved_network(description.backbone, chosen["checkpoint"])
     fitted = io.load(model, backbone=network)
     rate = chosen["rate"] or description.false_positive_rate or 0.05
     program = convert(fitted, shape=chosen["image_size"], rate=rate)
-    with files.atomic(chosen["output"]) as file:
+    with files.atomic(chosen["out"]) as file:
         file.write(program)
-    say(f"{chosen['output']}: {len(program) / 1e6:.1f} MB")
+    say(f"{chosen['out']}: {len(program) / 1e6:.1f} MB")

@@ -1,6 +1,7 @@
 """The formats of an exported detector."""
 
 import importlib
+import importlib.util
 import warnings
 from collections.abc import Sequence
 
@@ -41,9 +42,13 @@ def stablehlo(
       What ``jax.export.deserialize`` reads; its ``call`` takes an image.
 
     Raises:
-      ValueError: If the shape or the rate is none.
+      ValueError: If the shape or the rate is none, or ``flatbuffers`` is not installed.
     """
     check_shape(shape)
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ValueError(
+            'flatbuffers is not installed: pip install "gladjax[stablehlo]"'
+        )
     size = detector.backbone.image_size
 
     def maps(batch: Float[Array, "1 h w 3"]) -> tuple[Float[Array, "1 _h _w"], ...]:
