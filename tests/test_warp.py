@@ -68,7 +68,8 @@ def test_the_frame_may_have_another_size_and_channels_are_alike():
     assert warped.shape == (32, 30, 3)
     for c in range(3):
         alone, same = align.warp(image[..., c], T, (32, 30))
-        np.testing.assert_array_equal(alone, warped[..., c])
+        # Programs of one channel and of three may round differently.
+        np.testing.assert_allclose(alone, warped[..., c], rtol=1e-6, atol=1e-4)
         np.testing.assert_array_equal(same, valid)
 
 
