@@ -1,9 +1,10 @@
 """Masks: where anomalies are looked for.
 
-A mask is a boolean image, true where a pixel counts. Textures lose a margin, because
-networks see the border; objects keep roughly the area that the object covers in the
-reference (design, 1.7). Every layer of features has its own grid, so a mask is brought
-to a grid by area: a cell counts when at least half of it lies inside.
+A mask is a boolean image, true where a pixel counts. In the paper textures lose a
+margin, because networks see the border, and objects keep roughly the area that the
+object covers in the reference (design, 1.7). Every layer of features has its own grid,
+so a mask is brought to a grid by area: a cell counts when at least half of it lies
+inside.
 
 Notation: a mask has the axes ``h w``, a grid ``_h _w``. Pixel and cell ``i`` are the
 intervals ``[i, i + 1]`` in their own units, and both cover the same image.
@@ -32,7 +33,7 @@ AnyArray = Array | np.ndarray
 
 
 def margin(shape: tuple[int, int], *, fraction: float = 1 / 16) -> Bool[Array, "h w"]:
-    """Returns the mask of a texture: everything but a margin.
+    """Returns the paper's mask of a texture: everything but a margin.
 
     Args:
       shape: Height and width of the mask.

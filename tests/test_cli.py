@@ -288,6 +288,25 @@ def test_alignment_and_mask_reach_the_model(category, tmp_path, motion):
         assert {"success", "residual"} <= set(objects(out)[0]["alignment"])
 
 
+def test_the_whole_image_counts_unless_a_margin_is_asked_for(category, tmp_path):
+    def shares(*more):
+        code, out, err = run("fit", category / "train", "--out", tmp_path / "m",
+                             "--calibration", "none", *more, *FEW)  # fmt: skip
+        assert code == 0, err
+        fitted = io.load(tmp_path / "m", backbone=tiny.network())
+        return fitted.mask.mean(), "not looked at" in out, fitted.settings.margin
+
+    assert shares() == (1, False, 0)
+    assert shares("--margin", "0.125") == (0.75**2, True, 0.125)
+
+
+def test_a_mask_and_a_margin_are_two_answers(category, tmp_path):
+    code, _, err = run("fit", category / "train", "--out", tmp_path / "m", "--margin",
+                       "0.1", "--mask", category / "train/good/000.png")  # fmt: skip
+    assert code == 2
+    assert "choose one" in err
+
+
 def test_a_black_mask_is_refused(category, tmp_path):
     images.write_png(tmp_path / "mask.png", np.zeros((9, 9), np.uint8))
     error, *_ = run("fit", category / "train", "--out", tmp_path / "m",

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+import tiny
 
-from gladjax import masks
+from gladjax import detector, masks
 
 
 def test_margin_removes_a_sixteenth_of_each_side():
@@ -165,3 +166,19 @@ def test_the_picture_shows_the_mask(channels):
     assert shown[8, 8].tolist() == [200, 200, 200]
     assert shown[0, 0].tolist() == [70, 70, 70]
     assert shown[3, 3].tolist() == [255, 0, 0]
+
+
+def test_the_papers_settings_leave_out_its_margin():
+    assert detector.Settings.paper().margin == 1 / 16
+    assert detector.Settings.paper(margin=0.0).margin == 0
+
+
+def test_a_defect_at_the_border_is_scored_and_shown():
+    fitted = tiny.fitted()
+    image = tiny.pictures(1, first=20)[0]
+    spoiled = image.copy()
+    spoiled[:3] = 255 - spoiled[:3]  # Less than a margin of 1/16 and a cell.
+    before, after = (detector.score(fitted, one) for one in (image, spoiled))
+    assert after.score > before.score + 1
+    top = np.unravel_index(after.heat_map.argmax(), after.heat_map.shape)
+    assert top[0] < 5

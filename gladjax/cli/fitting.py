@@ -19,6 +19,7 @@ from gladjax.cli import inputs, options, reading, sizing
 from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
 from gladjax.detector import FOLDS, Detector, FitInfo, Settings
+from gladjax.detector.model import RANGES
 
 MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")
 ALIGN_SAMPLE = 24  # Images that the decision to align looks at.
@@ -73,7 +74,13 @@ decisions. The paper's settings take minutes: `--paper`."""
 @click.option(
     "--mask",
     type=options.EXISTING,
-    help="Image, white where anomalies are looked for; all but a margin by default.",
+    help="Image, white where anomalies are looked for; everywhere by default.",
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(*RANGES["margin"]),
+    help="Share of each side that is not looked at where there is no mask; none by "
+    "default, the paper's is 0.0625.",
 )
 @click.option(
     "--bit-depth",
@@ -177,8 +184,10 @@ def _settings(chosen: dict[str, Any], motion: str) -> Settings:
     """Returns the settings that the options name."""
     if chosen["quick"] and chosen["paper"]:
         raise click.UsageError("--quick and --paper are two ends: choose one")
-    names = ("num_components", "max_samples", "prior", "coarse", "keep_statistics")
-    given = {name: chosen[name] for name in (*names, "tile_overlap")}
+    if chosen["mask"] and chosen["margin"] is not None:
+        raise click.UsageError("--mask says what counts, --margin too: choose one")
+    names = ("num_components", "max_samples", "prior", "margin", "coarse")
+    given = {name: chosen[name] for name in (*names, "keep_statistics", "tile_overlap")}
     given["tile_rows"], given["tile_columns"] = chosen["tiles"]
     given = {name: value for name, value in given.items() if value is not None}
     known = Settings.quick if chosen["quick"] else Settings
@@ -347,6 +356,9 @@ def tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> Non
         kept = int(np.isfinite(np.asarray(layer.mixture.log_weights)).sum())
         active = np.diff(layer.local_weights.starts).mean()
         say(f"  {name}: {kept} components, {active:.1f} active per position")
+    unseen = 1 - np.mean(np.asarray(fitted.mask))
+    if unseen:
+        say(f"  {unseen:.1%} of the image is not looked at (mask or margin)")
     shown = "none (too few images)" if limit is None else f"{limit:.4f}"
     say(f"  threshold at a false-positive rate of {rate:g}: {shown}")
     say(f"  {notes['seconds']['all']:.1f} s")

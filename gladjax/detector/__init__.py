@@ -15,6 +15,8 @@ Differs from the reference in
   1. What `gladjax.kmle`, `gladjax.weights` and `gladjax.scoring` name.
   2. Where an aligned image does not reach, nothing is learnt and nothing counts.
   3. Optionally the mixture is fitted to a random subsample of a layer's features.
+  4. Without a mask the whole image counts; the paper leaves out a margin of 1/16
+     (``Settings.margin``, `Settings.paper`).
 
 Reference: Artola et al., "GLAD", WACV 2023.
 """

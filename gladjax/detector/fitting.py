@@ -55,8 +55,8 @@ def fit(
       backbone: The network.
       images: RGB images, 0 to 255, of any sizes; a lazy sequence is read once.
       settings: Everything that is a number.
-      mask: Pixels that count, at the backbone's image size; all but a margin of 1/16
-        by default.
+      mask: Pixels that count, at the backbone's image size; all but
+        ``settings.margin`` by default.
       reference: The image to align with; the first by default.
       shrinkage: Shrinkage intensity of the covariances.
       progress: Called with a stage, what is done of it, and of how much.
@@ -120,7 +120,9 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     if tiles.tiled(settings):
         tiles.plan(backbone, settings)  # Refuses what does not divide.
     size = backbone.image_size
-    mask = masks.margin(size) if mask is None else jnp.asarray(mask)
+    if mask is None:
+        mask = masks.margin(size, fraction=settings.margin)
+    mask = jnp.asarray(mask)
     if mask.shape != tuple(size):
         raise ValueError(f"mask must be of shape {tuple(size)}, not {mask.shape}")
     frame = None

@@ -167,6 +167,7 @@ def described(recipe: Recipe, *, local: bool, layers: Sequence[str]) -> Record:
         "local": local,
         "layers": list(layers),
         "radius": chosen.radius,
+        "margin": chosen.margin,
         "quantile": chosen.quantile,
         "sigma": chosen.sigma,
         "motion": chosen.motion,

@@ -145,7 +145,7 @@ def _blank(
         first = first if prepare is None else prepare("train", 0, first)
         frame = backbone.resize(np.asarray(first), size=network.image_size)
         frame = np.asarray(frame, np.float32)
-    mask = np.asarray(masks.margin(network.image_size))
+    mask = np.asarray(masks.margin(network.image_size, fraction=settings.margin))
     return Detector(network, {}, mask, frame, None, settings)
 
 

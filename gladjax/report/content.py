@@ -243,7 +243,9 @@ def _most_local(
 
 def _frame(detector: Detector) -> str:
     mask = np.asarray(detector.mask)
-    share = f"{mask.mean():.0%} of the frame counts"
+    share = f"{mask.mean():.1%} of the frame counts"
+    if not mask.all():
+        share += f", {1 - mask.mean():.1%} is not looked at"
     if detector.reference is None:
         picture = plots.colours(mask.astype(np.float64), limits=(0.0, 1.0))
         return page.figure(picture, f"not aligned; {share}", width=SIDE)
