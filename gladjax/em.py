@@ -321,7 +321,7 @@ class _Steps:
         self._floor = jax.jit(estimation.floor_of)(self._x, self._used)
         if not np.isfinite(float(self._floor)):
             raise ValueError("features of samples that count must be finite")
-        self._axes = devices.Program(assign.coordinates)(self._x, valid=self._used)
+        self._axes = samples.axes(self._x, self._used)
 
     def __call__(
         self, state: tuple[GaussianMixture, AnyArray]

@@ -26,6 +26,7 @@ from gladjax.mixture import AnyArray
 
 RESIDENT = 4 << 30  # Bytes of samples, at most, that are put on a device.
 SLICE = 1 << 24  # Numbers of a slice of streamed samples.
+FEW = 4096  # Samples, at least, that coordinates are taken from.
 USUAL = 30  # Binary exponents of the spread that need no scaling.
 LARGEST = 100  # Beyond these, variances leave the range of float32.
 
@@ -111,14 +112,14 @@ def gather(features: AnyArray, valid: AnyArray | None) -> Samples:
         largest = max(float(_largest(x, u)) for x, u in slices(features, used))
         exponent = _exponent(largest)
         floor = _streamed_floor(features, used, exponent)
-        axes = _streamed_axes(features, used, exponent)
-        return Samples(features, used, floor, axes, exponent, exponent)
+        leading = axes(np.ldexp(few(features, used), exponent))
+        return Samples(features, used, floor, leading, exponent, exponent)
     features, used = jnp.asarray(features), jnp.asarray(used)
     exponent = _exponent(float(_largest(features, used)))
     if exponent:
         features = jnp.ldexp(features, exponent)
-    floor, axes = _summary(features, used)
-    return Samples(features, used, floor, axes, 0, exponent)
+    floor, leading = _summary(features, used)
+    return Samples(features, used, floor, leading, 0, exponent)
 
 
 def slices(
@@ -180,9 +181,23 @@ def _streamed_floor(features: np.ndarray, used: np.ndarray, exponent: int) -> Ar
     return jnp.asarray(floor, features.dtype)
 
 
-def _streamed_axes(
-    features: np.ndarray, used: np.ndarray, exponent: int
-) -> Coordinates:
+@devices.Program
+def axes(features: Array, used: Array | None = None) -> Coordinates:
+    """Returns the leading coordinates of samples, by one program for each shape.
+
+    Args:
+      features: Samples.
+      used: Which of them count; all by default.
+    """
+    return coordinates(features, valid=used)
+
+
+def few(features: AnyArray, used: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "f d"]:
+    """Returns some of the samples that count, evenly spaced: enough for `axes`.
+
+    Args:
+      features: Samples, which may be on disk.
+      used: Which of them count.
+    """
     index = np.flatnonzero(used)
-    index = index[:: max(1, len(index) // 4096)]
-    return devices.Program(coordinates)(np.ldexp(features[index], exponent))
+    return np.asarray(features[index[:: max(1, len(index) // FEW)]])

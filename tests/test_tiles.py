@@ -50,13 +50,14 @@ def test_tiles_cover_every_map_once():
             stride = plan.strides[name]
             seen = np.zeros(grid, int)
             for tile in plan.tiles:
-                seen[tile.cells(stride)] += 1
-                inside = tile.cells(stride, within=tile.window)
-                whole = np.indices(grid)[(slice(None), *tile.cells(stride))]
+                cells = plan.cells(name, tile)
+                seen[cells] += 1
+                inside = plan.cells(name, tile, within=tile.window)
+                whole = np.indices(grid)[(slice(None), *cells)]
                 offset = np.array(tile.window)[:, None, None] // stride
-                cells = tuple(side // stride for side in plan.window)
+                sides = tuple(side // stride for side in plan.window)
                 np.testing.assert_array_equal(
-                    np.indices(cells)[(slice(None), *inside)] + offset, whole
+                    np.indices(sides)[(slice(None), *inside)] + offset, whole
                 )
                 for start, side, end in zip(
                     tile.window, plan.window, SIZE, strict=True
@@ -96,6 +97,36 @@ def test_there_is_one_model_and_one_calibration(both):
         )
         assert own.prepared.addends.shape[1] == 0
     np.testing.assert_allclose(report.left_out, info.left_out, rtol=1e-4)
+
+
+def test_tiles_are_worked_out_once(both, monkeypatch):
+    """Not for every image; and for another network anew."""
+    tiled = both[1][0]
+    one, other = pictures(2, first=9)
+    detector.score(tiled, one)
+    given = tiles.plan(tiled.backbone, tiled.settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "shapes", None)
+        detector.score_batch(tiled, [one, other])
+        assert tiles.plan(network(), tiled.settings) is given
+        assert (
+            detector.log_maps(
+                both[0][0],
+                detector.features(both[0][0], detector.align_image(both[0][0], one)),
+            ).keys()
+            == tiled.layers.keys()
+        )
+    assert tiles.plan(network((128, 96)), tiled.settings).window != given.window
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_bad_image_is_named(both, which):
+    good = pictures(1)[0]
+    bad = good.astype(np.float32) - 300
+    with pytest.raises(images.ImageError, match="image 1"):
+        detector.score_batch(both[which][0], [good, bad])
+    with pytest.raises(images.ImageError, match=r"image\b(?! 0)"):
+        detector.score(both[which][0], bad)
 
 
 def test_a_saved_model_keeps_its_tiles(both, tmp_path):

@@ -7,7 +7,7 @@ import click
 
 from gladjax import export as exporting
 from gladjax import files, io, outputs
-from gladjax.cli import options
+from gladjax.cli import options, sizing
 from gladjax.cli.saying import say
 
 EPILOG = """\b
@@ -39,12 +39,7 @@ FORMATS = {
     "--format", "form", type=click.Choice(list(FORMATS)), required=True, help="Which."
 )
 @options.out(type=options.OUTPUT, required=True, help="The new file.")
-@click.option(
-    "--image-size",
-    type=(click.IntRange(1), click.IntRange(1)),
-    metavar="HEIGHT WIDTH",
-    help="Size of the images; any by default.",
-)
+@sizing.size("Size of the images; any by default.", least=1)
 @options.calibrated_rate
 @options.weights_file
 @options.force

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 import numpy as np
@@ -21,16 +21,28 @@ MIN_SIDE = 32  # Of the images that a network sees, in pixels.
 Size = tuple[int, int]
 
 
-def image_size(function: F) -> F:
-    """Adds the option that says at which size the network sees the images."""
+def size(text: str, *, least: int = MIN_SIDE) -> Callable[[F], F]:
+    """Returns the option that takes a size of images.
+
+    Args:
+      text: What it is for.
+      least: Height and width, at least.
+    """
     return click.option(
         "--image-size",
         nargs=2,
-        type=click.IntRange(MIN_SIDE, io.MAX_SIDE),
+        type=click.IntRange(least, io.MAX_SIDE),
         metavar="HEIGHT WIDTH",
         is_eager=True,  # Tiles ask for it.
-        help="Pixels at which the network sees the images, whatever their own size; "
-        "by default the network's, 256 256 for most. Larger finds smaller defects.",
+        help=text,
+    )
+
+
+def image_size(function: F) -> F:
+    """Adds the option that says at which size the network sees the images."""
+    return size(
+        "Pixels at which the network sees the images, whatever their own size; by "
+        "default the network's, 256 256 for most. Larger finds smaller defects."
     )(function)
 
 

@@ -15,7 +15,6 @@ from gladjax import (
     kmle,
     masks,
 )
-from gladjax import features as extraction
 from gladjax.backbone import Backbone
 from gladjax.covariance import Shrinkage
 from gladjax.detector import left_out, tiles
@@ -117,8 +116,7 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
         raise ValueError("there is no image to learn from")
     check(dataclasses.asdict(settings))
     _check(settings, folds)
-    if tiles.tiled(settings):
-        tiles.plan(backbone, settings)  # Refuses what does not divide.
+    tiles.plan(backbone, settings)  # Refuses what does not divide.
     size = backbone.image_size
     if mask is None:
         mask = masks.margin(size, fraction=settings.margin)
@@ -242,11 +240,8 @@ def collect(
                 progress("features", i + 1, len(images))
             yield item.image
 
-    if tiles.tiled(detector.settings):
-        given = tiles.plan(detector.backbone, detector.settings)
-        maps = tiles.stacked(detector.backbone, given, prepared(), len(images))
-    else:
-        maps = extraction.extract_batches(detector.backbone, prepared())
+    given = tiles.plan(detector.backbone, detector.settings)
+    maps = tiles.stacked(detector.backbone, given, prepared(), len(images))
     return maps, valid if detector.reference is not None else valid[:1], aligned
 
 

@@ -1,6 +1,7 @@
 """Scoring one image: align, extract, read off the map, summarise."""
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -87,31 +88,32 @@ def score_batch(
     """
     if not len(images):
         return []
-    if tiles.tiled(detector.settings):
-        return [_in_tiles(detector, image, shape) for image in images]
     many = len(images) > 1
-    aligned = [
-        align_image(detector, image, name=f"image {i}" if many else "image")
-        for i, image in enumerate(images)
-    ]
+
+    def seen(i: int, image: Image) -> tuple[Aligned, tuple[int, int]]:
+        one = align_image(detector, image, name=f"image {i}" if many else "image")
+        return one, (image.shape[0], image.shape[1]) if shape is None else shape
+
+    each = itertools.starmap(seen, enumerate(images))
+    given = tiles.plan(detector.backbone, detector.settings)
+    if not given.whole:
+        return [_in_tiles(detector, given, *one) for one in each]
+    found = list(each)
+    aligned = [one for one, _ in found]
     batch = backbones.preprocess(detector.backbone, [one.image for one in aligned])
     maps = run(detector.backbone, detector.layers, batch)
-    shapes = [tuple(image.shape[:2]) if shape is None else shape for image in images]
-    return _scored(detector, maps, aligned, shapes)
+    return _scored(detector, maps, aligned, [shape for _, shape in found])
 
 
 def _in_tiles(
-    detector: Detector, image: Image, shape: tuple[int, int] | None
+    detector: Detector, given: tiles.Plan, aligned: Aligned, shape: tuple[int, int]
 ) -> Scored:
     """Scores one image tile by tile: no features outlive their tile."""
-    given = tiles.plan(detector.backbone, detector.settings)
-    aligned = align_image(detector, image)
     found = (
         (tile, tiles.log_maps(detector.layers, given, tile, maps))
         for tile, maps in tiles.features(detector.backbone, given, aligned.image)
     )
-    size = tuple(image.shape[:2]) if shape is None else shape
-    return summarise(detector, tiles.joined(given, found), aligned, size)
+    return summarise(detector, tiles.joined(given, found), aligned, shape)
 
 
 def features(
@@ -126,12 +128,9 @@ def features(
     Returns:
       Feature maps per layer.
     """
-    if tiles.tiled(detector.settings):
-        given = tiles.plan(detector.backbone, detector.settings)
-        parts = tiles.features(detector.backbone, given, aligned.image)
-        return tiles.joined(given, parts)
-    maps = extraction.extract_batches(detector.backbone, [aligned.image], batch_size=1)
-    return {name: value[0] for name, value in maps.items()}
+    given = tiles.plan(detector.backbone, detector.settings)
+    parts = tiles.features(detector.backbone, given, aligned.image)
+    return {n: np.asarray(m) for n, m in tiles.joined(given, parts).items()}
 
 
 def log_maps(
@@ -146,17 +145,10 @@ def log_maps(
     Returns:
       One map per layer, on its own grid.
     """
-    if tiles.tiled(detector.settings):
-        given = tiles.plan(detector.backbone, detector.settings)
-        parts = tiles.cuts(given, maps)
-        found = ((t, tiles.log_maps(detector.layers, given, t, m)) for t, m in parts)
-        return {n: jnp.asarray(m) for n, m in tiles.joined(given, found).items()}
-    return {
-        name: scoring.log_prob_map(
-            layer.mixture, layer.local_weights, maps[name], prepared=layer.prepared
-        )
-        for name, layer in detector.layers.items()
-    }
+    given = tiles.plan(detector.backbone, detector.settings)
+    parts = tiles.cuts(given, maps)
+    found = ((t, tiles.log_maps(detector.layers, given, t, m)) for t, m in parts)
+    return {n: jnp.asarray(m) for n, m in tiles.joined(given, found).items()}
 
 
 def summarise(

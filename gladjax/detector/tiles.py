@@ -7,6 +7,9 @@ size of the image. A fit holds the features of all images, and in each layer as 
 numbers as there are components and positions. All windows have one size, since a window
 at the border of the image is moved inside, and so they share a program.
 
+An image that is not cut is one tile: nothing is worked out, copied or computed for it
+that would not be without tiles.
+
 Notation: a *tile* is a part of the image, its *window* the tile and pixels around it.
 
 Differs from the reference in
@@ -17,10 +20,12 @@ Reference: there is none.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -48,28 +53,15 @@ class Tile(NamedTuple):
     window: Size
     size: Size
 
-    def cells(self, stride: int, *, within: Size = (0, 0)) -> tuple[slice, slice]:
-        """Returns rows and columns of a map that are the tile's.
-
-        Args:
-          stride: Pixels of a cell.
-          within: First row and column, in pixels, of what the map is of.
-        """
-        first = [(a - b) // stride for a, b in zip(self.first, within, strict=True)]
-        rows, columns = (
-            slice(start, start + side // stride)
-            for start, side in zip(first, self.size, strict=True)
-        )
-        return rows, columns
-
 
 class Plan(NamedTuple):
     """All tiles of an image.
 
     Attributes:
       window: Height and width of a window.
-      grids: Height and width of the whole map of every layer.
-      strides: Pixels of a cell of every layer.
+      grids: Height and width of the whole map of every layer; none where there is one
+        tile, the whole image.
+      strides: Pixels of a cell of every layer; likewise.
       tiles: The tiles, row by row.
     """
 
@@ -78,18 +70,34 @@ class Plan(NamedTuple):
     strides: dict[str, int]
     tiles: list[Tile]
 
+    @property
+    def whole(self) -> bool:
+        """Whether there is one tile, the image: nothing is cut then."""
+        return len(self.tiles) == 1
 
-def tiled(settings: Settings) -> bool:
-    """Returns whether there is more than one tile.
+    def cells(
+        self, layer: str, tile: Tile, *, within: Size = (0, 0)
+    ) -> tuple[slice, slice]:
+        """Returns rows and columns of a map that are those of a tile.
 
-    Args:
-      settings: Everything that is a number.
-    """
-    return settings.tile_rows * settings.tile_columns > 1
+        Args:
+          layer: The layer of the map.
+          tile: The tile.
+          within: First row and column, in pixels, of what the map is of.
+        """
+        if self.whole:
+            return slice(None), slice(None)
+        stride = self.strides[layer]
+        first = [(a - b) // stride for a, b in zip(tile.first, within, strict=True)]
+        rows, columns = (
+            slice(start, start + side // stride)
+            for start, side in zip(first, tile.size, strict=True)
+        )
+        return rows, columns
 
 
 def plan(backbone: Backbone, settings: Settings) -> Plan:
-    """Returns the tiles of images.
+    """Returns the tiles of images, worked out once for a network and settings.
 
     Args:
       backbone: The network; its image size is that of the whole image.
@@ -99,12 +107,28 @@ def plan(backbone: Backbone, settings: Settings) -> Plan:
       ValueError: If the image does not divide into such tiles, or the network's maps
         do not have cells of whole pixels.
     """
+    size, counts = backbone.image_size, (settings.tile_rows, settings.tile_columns)
+    if counts == (1, 1):
+        return Plan(size, {}, {}, [Tile((0, 0), (0, 0), size)])
+    leaves, network = jax.tree.flatten(backbone)
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    return _plan(network, shapes, counts, settings.tile_overlap)
+
+
+@functools.lru_cache(maxsize=8)
+def _plan(
+    network: Any,  # noqa: ANN401 - what `jax.tree.flatten` makes of a backbone
+    shapes: tuple[jax.ShapeDtypeStruct, ...],
+    counts: Size,
+    overlap: int,
+) -> Plan:
+    """Returns the tiles for a network, whose weights do not matter."""
+    backbone: Backbone = jax.tree.unflatten(network, shapes)
     size = backbone.image_size
     grids = _grids(backbone, size)
     strides = {name: size[0] // h for name, (h, _) in grids.items()}
     step = math.lcm(*strides.values())
     _check(backbone, size, strides)
-    counts = settings.tile_rows, settings.tile_columns
     if any(side % (count * step) for side, count in zip(size, counts, strict=True)):
         better = [
             count * step * max(1, round(side / (count * step)))
@@ -114,7 +138,7 @@ def plan(backbone: Backbone, settings: Settings) -> Plan:
             f"{size[0]} x {size[1]} pixels do not divide into {counts[0]} x {counts[1]}"
             f" tiles of whole cells; the image size {better[0]} {better[1]} does"
         )
-    around = step * -(-settings.tile_overlap // step)
+    around = step * -(-overlap // step)
     tile = size[0] // counts[0], size[1] // counts[1]
     window = min(size[0], tile[0] + 2 * around), min(size[1], tile[1] + 2 * around)
     _check(backbone, window, strides)
@@ -166,7 +190,7 @@ def features(
         yield (
             tile,
             {
-                name: value[0][tile.cells(given.strides[name], within=tile.window)]
+                name: value[0][given.cells(name, tile, within=tile.window)]
                 for name, value in maps.items()
             },
         )
@@ -178,22 +202,27 @@ def stacked(
     images: Iterable[Float[np.ndarray, "h w 3"]],
     count: int,
 ) -> dict[str, Float[np.ndarray, "m _h _w _d"]]:
-    """Returns the features of several images, extracted tile by tile.
+    """Returns the features of several images.
 
     Args:
       backbone: The network.
       given: The tiles.
       images: RGB, 0 to 255, of the backbone's image size.
       count: Their number.
+
+    Returns:
+      Feature maps per layer.
     """
-    whole = {
+    if given.whole:
+        return extraction.extract_batches(backbone, images)
+    whole: dict[str, np.ndarray] = {
         name: np.empty((count, *grid, dim), np.float32)
         for (name, grid), dim in zip(given.grids.items(), backbone.dims, strict=True)
     }
     for i, image in enumerate(images):
         for tile, maps in features(backbone, given, image):
             for name, part in maps.items():
-                whole[name][i][tile.cells(given.strides[name])] = part
+                whole[name][i][given.cells(name, tile)] = part
     return whole
 
 
@@ -209,27 +238,29 @@ def cuts(
     for tile in given.tiles:
         yield (
             tile,
-            {name: m[tile.cells(given.strides[name])] for name, m in maps.items()},
+            {name: m[given.cells(name, tile)] for name, m in maps.items()},
         )
 
 
 def joined(
     given: Plan, parts: Iterable[tuple[Tile, Mapping[str, AnyArray]]]
-) -> dict[str, np.ndarray]:
+) -> dict[str, AnyArray]:
     """Returns whole maps of every layer from those of tiles.
 
     Args:
       given: The tiles.
       parts: Each tile with its maps.
     """
-    whole: dict[str, np.ndarray] = {}
+    whole: dict[str, AnyArray] = {}
     for tile, maps in parts:
+        if given.whole:
+            return dict(maps)
         for name, value in maps.items():
             part = np.asarray(value)
             if name not in whole:
                 shape = (*given.grids[name], *part.shape[2:])
                 whole[name] = np.empty(shape, part.dtype)
-            whole[name][tile.cells(given.strides[name])] = part
+            whole[name][given.cells(name, tile)] = part
     return whole
 
 
@@ -246,7 +277,7 @@ def prepare(
     Returns:
       With tiles, without what is added at the positions: `log_maps` adds it.
     """
-    if tiled(settings):
+    if settings.tile_rows * settings.tile_columns > 1:
         local = weights.cut(local, slice(0), slice(0))
     return scoring.prepare(mixture, local)
 
@@ -267,8 +298,10 @@ def log_maps(
     """
     found = {}
     for name, layer in layers.items():
-        own = weights.cut(layer.local_weights, *tile.cells(given.strides[name]))
-        ready = layer.prepared._replace(addends=scoring.addends(layer.mixture, own))
+        own, ready = layer.local_weights, layer.prepared
+        if not given.whole:
+            own = weights.cut(own, *given.cells(name, tile))
+            ready = ready._replace(addends=scoring.addends(layer.mixture, own))
         found[name] = scoring.log_prob_map(
             layer.mixture, own, maps[name], prepared=ready
         )

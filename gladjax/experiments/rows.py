@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import click
 import numpy as np
 
 from gladjax import backbone as backbones
@@ -109,10 +108,7 @@ def available(options: argparse.Namespace) -> tuple[list[Dataset], list[str]]:
                 require_masks=options.require_masks,
             )
         found.append(one)
-        for error in one.errors:
-            click.echo(f"skipped: {error}", err=True)
-        for note in datasets.copies(one):
-            click.echo(f"{category}: {note}", err=True)
+        runner.tell(one)
     return found, missing
 
 

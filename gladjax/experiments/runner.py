@@ -179,10 +179,7 @@ def run(sets: Sequence[Dataset], options: argparse.Namespace) -> list[Record]:
     """
     chosen = settings(options)
     for dataset in sets:
-        for error in dataset.errors:
-            click.echo(f"skipped: {error}", err=True)
-        for note in datasets.copies(dataset):
-            click.echo(f"{dataset.category}: {note}", err=True)
+        tell(dataset)
     network = backbones.load(options.backbone, checkpoint=options.checkpoint)
     records = load_records(options.output)
 
@@ -202,6 +199,20 @@ def run(sets: Sequence[Dataset], options: argparse.Namespace) -> list[Record]:
         )
 
     return [row(dataset, seed) for dataset in sets for seed in options.seeds]
+
+
+def tell(dataset: Dataset) -> None:
+    """Says which images of a data set were skipped, and which are copies.
+
+    Every image is read for it: a copy among the test images would change the table.
+
+    Args:
+      dataset: The data set.
+    """
+    for error in dataset.errors:
+        click.echo(f"skipped: {error}", err=True)
+    for note in datasets.copies(dataset):
+        click.echo(f"{dataset.category}: {note}", err=True)
 
 
 class Bar:

@@ -1,5 +1,6 @@
 """The whole of scoring as one function of an 8-bit image."""
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -71,11 +72,10 @@ def opaque(tree: T) -> T:
 
 def _decision(detector: Detector, rate: float) -> Callable[[Float[Array, ""]], Answer]:
     """Returns what `gladjax.calibrate.decide` does of a score, as a function."""
-    needed = calibrate.num_needed(rate)
+    limit = calibrate.decide(detector.calibration, math.nan, rate=rate).threshold
     if detector.calibration is None or len(detector.calibration) == 0:
         return lambda _: {}
     scores = np.asarray(detector.calibration)
-    limit = calibrate.threshold(scores, rate) if len(scores) >= needed else None
     known = jnp.asarray(scores, jnp.float32)
 
     def decide(score: Float[Array, ""]) -> Answer:

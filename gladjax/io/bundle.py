@@ -233,8 +233,7 @@ def load(path: StrPath, *, backbone: Backbone | None = None) -> Detector:
     for i, dim in enumerate(network.dims):
         if arrays[f"{i}.mixture.means"].shape[1] != dim:
             raise ModelError(f"{path}: layer {i} does not have {dim} features")
-    if tiles.tiled(settings):
-        _divides(path, network, settings, shapes)
+    _divides(path, network, settings, shapes)
     layers = {
         name: _layer(path, arrays, i, shape, settings)
         for i, (name, shape) in enumerate(shapes.items())
@@ -264,7 +263,7 @@ def _divides(
         grids = tiles.plan(network, settings).grids
     except ValueError as error:
         raise ModelError(f"{path}: of its tiles, {error}; fit again") from error
-    if grids != shapes:
+    if grids and grids != shapes:
         raise ModelError(f"{path}: its maps are not those of its tiles; fit again")
 
 

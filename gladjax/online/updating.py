@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from gladjax import assign, covariance, devices, samples
+from gladjax import assign, covariance, samples
 from gladjax.covariance import Shrinkage
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.online.model import Model
@@ -116,8 +116,7 @@ class _Learner:
     def __init__(self, features: np.ndarray, used: np.ndarray, model: Model) -> None:
         self._features, self._index = features, np.flatnonzero(used)
         self._model, self._old = model, list(model.moments)
-        few = np.asarray(features[self._index[:: max(1, len(self._index) // 4096)]])
-        self._axes = devices.Program(assign.coordinates)(few)
+        self._axes = samples.axes(samples.few(features, used))
         self._weights = np.ones(len(used))
         self._distance: np.ndarray | None = None
         self.labels = np.full(len(used), -1, np.int32)
