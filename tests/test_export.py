@@ -175,6 +175,14 @@ def test_rates_that_are_none_are_refused():
         export.stablehlo(tiny.fitted(), rate=0.0)
 
 
+@pytest.mark.parametrize("convert", [export.stablehlo, export.onnx])
+def test_a_model_with_tiles_is_refused(convert):
+    fitted = tiny.fitted()
+    settings = dataclasses.replace(fitted.settings, tile_rows=2)
+    with pytest.raises(ValueError, match="fit one without --tiles"):
+        convert(dataclasses.replace(fitted, settings=settings))
+
+
 # ONNX
 
 

@@ -6,12 +6,15 @@ import sys
 import jax
 import numpy as np
 import pytest
+import tiny
 
-from gladjax import kmle
+from gladjax import detector, images, kmle
+from gladjax import export as exporting
 from gladjax.experiments.performance import (
     __main__,
     assignment,
     everyday,
+    export,
     growth,
     out_of_core,
     peers,
@@ -114,3 +117,70 @@ def test_whole_commands_are_timed_first_and_later(tmp_path, monkeypatch):
 def test_everyday_commands_need_their_images(tmp_path):
     with pytest.raises(ValueError, match="has 0 images, not 30"):
         everyday.measure(tmp_path, rounds=1)
+
+
+MEAN = "def score(image):\n    return image.mean()"
+COMMANDS = """
+import json, sys
+import numpy as np
+from PIL import Image
+if "--out" in sys.argv:
+    open(sys.argv[sys.argv.index("--out") + 1], "w").write("written")
+for path in sys.argv[3:] if sys.argv[1] == "score" else []:
+    if path.endswith(".png"):
+        print(json.dumps({"score": float(np.asarray(Image.open(path)).mean())}))
+"""
+
+
+def test_exported_programs_stand_beside_the_commands(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "LEARNT", 3)
+    monkeypatch.setattr(export, "SCORED", 6)
+    monkeypatch.setattr(export, "GLADJAX", [sys.executable, "-c", COMMANDS])
+    monkeypatch.setattr(export, "DETECTOR", MEAN)
+    monkeypatch.setattr(export, "STABLEHLO", MEAN + " + 0.01")
+    there = {"flatbuffers": object()}
+    monkeypatch.setattr(export.importlib.util, "find_spec", there.get)
+    records = run(tmp_path, "export", "--rounds", "1")
+    many, one, inside, stablehlo, onnx = records
+    assert [r["way"] for r in records[:2]] == [
+        "gladjax score, 6 images",
+        "gladjax score, one image",
+    ]
+    assert (many["images"], one["images"]) == (6, 1)
+    assert len(set(many["scores"])) == 6
+    for record in (many, one, inside):
+        assert record["largest_difference"] == 0
+        assert record["within"]
+        assert 0 < record["first_answer"] <= record["all"]
+    assert one["per_image"] is None
+    assert 0 < inside["per_image"] < inside["first_answer"]
+    assert stablehlo["largest_difference"] == pytest.approx(0.01, rel=1e-6)
+    assert not stablehlo["within"]
+    assert onnx == {"way": "ONNX", "note": "not installed"}
+    assert "| not installed |" in (tmp_path / "export.md").read_text()
+    monkeypatch.setattr(export, "DETECTOR", "raise SystemExit('no such thing')")
+    with pytest.raises(ValueError, match="no such thing"):
+        export.measure(None, rounds=0)
+
+
+def test_exported_programs_need_their_images(tmp_path):
+    with pytest.raises(ValueError, match="not 60 images"):
+        export.measure(tmp_path, rounds=1)
+
+
+@pytest.mark.parametrize("form", ["stablehlo", "onnx"])
+def test_exported_programs_run_as_they_are_measured(tmp_path, form):
+    if form == "onnx":
+        pytest.importorskip("jax2onnx")
+    fitted, pictures = tiny.fitted(), tiny.pictures(3, first=30)
+    file = tmp_path / f"model.{form}"
+    file.write_bytes(getattr(exporting, form)(fitted, shape=(40, 40)))
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for path, picture in zip(paths, pictures, strict=True):
+        images.write_png(path, picture)
+    command = export.script(getattr(export, form.upper()), file, paths)
+    expected = [float(detector.score(fitted, one).score) for one in pictures]
+    record = export.record(export.Way(form, file, command), tmp_path, 0, expected)
+    assert record["within"], record
+    assert record["images"] == 3
+    assert record["bytes"] == file.stat().st_size

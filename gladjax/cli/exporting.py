@@ -22,7 +22,7 @@ flatbuffers alone, on a CPU, GPU or TPU:
   answer = jax.jit(program.call)(image)  # uint8, (height, width, 3), RGB
 
 An ONNX file (pip install "gladjax[onnx]" to write it; models that align cannot be) has
-one input, image, and is run by onnxruntime.
+one input, image, and is run by onnxruntime. Models with tiles are for gladjax alone.
 
 The answer has score, heat_map and, if the model is calibrated, p_value and
 is_anomalous."""

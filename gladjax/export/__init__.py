@@ -15,7 +15,8 @@ All weights are constants of the program, so it is one file. `stablehlo` is read
 
 Notation: ``h w`` the image, ``H W`` the backbone's input.
 
-Differs from the reference in: (1) images of more than 8 bits are not taken.
+Differs from the reference in: (1) images of more than 8 bits, and detectors that look
+at images in tiles, are not taken.
 
 Reference: StableHLO, https://openxla.org/stablehlo; ONNX, https://onnx.ai.
 """

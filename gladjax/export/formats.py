@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from gladjax import devices, features
-from gladjax.detector import Detector, inference
+from gladjax.detector import Detector, inference, tiles
 from gladjax.export import graph, pixels, program, static
 from gladjax.export.program import Answer
 
@@ -42,9 +42,10 @@ def stablehlo(
       What ``jax.export.deserialize`` reads; its ``call`` takes an image.
 
     Raises:
-      ValueError: If the shape or the rate is none, or ``flatbuffers`` is not installed.
+      ValueError: If the shape or the rate is none, the detector has tiles, or
+        ``flatbuffers`` is not installed.
     """
-    check_shape(shape)
+    check(detector, shape)
     if importlib.util.find_spec("flatbuffers") is None:
         raise ValueError(
             'flatbuffers is not installed: pip install "gladjax[stablehlo]"'
@@ -68,15 +69,21 @@ def stablehlo(
     return bytes(exported.serialize())
 
 
-def check_shape(shape: tuple[int, int] | None) -> None:
-    """Refuses what is no height and width of an image.
+def check(detector: Detector, shape: tuple[int, int] | None) -> None:
+    """Refuses detectors with tiles, and what is no height and width of an image.
 
     Args:
+      detector: The detector.
       shape: Height and width, or None for any.
 
     Raises:
-      ValueError: If one is below 1.
+      ValueError: If it looks at images in tiles, or a side is below 1.
     """
+    if tiles.tiled(detector.settings):
+        raise ValueError(
+            "a model that looks at images in tiles cannot be exported: fit one without "
+            "--tiles"
+        )
     if shape is not None and (len(shape) != 2 or min(shape) < 1):
         raise ValueError(f"shape must be a height and a width, not {shape!r:.40}")
 
@@ -99,10 +106,11 @@ def onnx(
       have the names of `gladjax.export`.
 
     Raises:
-      ValueError: If the shape or the rate is none, the detector aligns, the model would
-        be larger than an ONNX file can be, or ``jax2onnx`` is not installed.
+      ValueError: If the shape or the rate is none, the detector aligns or has tiles,
+        the model would be larger than an ONNX file can be, or ``jax2onnx`` is not
+        installed.
     """
-    check_shape(shape)
+    check(detector, shape)
     if detector.reference is not None:
         raise ValueError(
             "a model that aligns cannot be written as ONNX: export it as StableHLO, or "

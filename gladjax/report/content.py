@@ -207,11 +207,12 @@ def _learnt(detector: Detector) -> list[tuple[str, str]]:
         active = np.asarray(weights.active(local))
         k, d = layer.mixture.means.shape
         grid = " x ".join(map(str, local.shape))
-        rows.append(
-            (name, d, grid, k, f"{active.mean():.1f} ({active.mean() / k:.1%})")
-        )
         logs = np.asarray(layer.mixture.log_weights, np.float64)
         shares[name] = np.exp(logs[np.isfinite(logs)])
+        kept = len(shares[name])
+        rows.append(
+            (name, d, grid, kept, f"{active.mean():.1f} ({active.mean() / kept:.1%})")
+        )
         caption = f"{name}: active components, {active.min()} to {active.max()}"
         figures.append(page.figure(plots.activity_map(active, side=SIDE), caption))
         component, share = _most_local(layer.local_weights, k)

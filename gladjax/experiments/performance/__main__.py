@@ -16,6 +16,7 @@ from gladjax.experiments.performance import (
     assignment,
     commits,
     everyday,
+    export,
     growth,
     out_of_core,
     paper_size,
@@ -61,6 +62,11 @@ def _everyday(options: argparse.Namespace) -> tuple[Records, Table]:
     return records, everyday.rows(records)
 
 
+def _export(options: argparse.Namespace) -> tuple[Records, Table]:
+    records = export.measure(options.data_root, rounds=options.rounds)
+    return records, export.rows(records)
+
+
 def _growth(options: argparse.Namespace) -> tuple[Records, Table]:
     n, k = options.samples, options.components
     largest = {"samples": n, "components": k, "features": 672}
@@ -94,6 +100,7 @@ TABLES = {
     "assignment": _assignment,
     "commits": _commits,
     "everyday": _everyday,
+    "export": _export,
     "growth": _growth,
     "out_of_core": _out_of_core,
     "paper_size": _paper_size,
@@ -118,8 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--components", type=int, default=1000)
     parser.add_argument("--images", type=int, help="of paper_size and out_of_core")
     parser.add_argument("--other", type=Path, help="folder of the other commit")
-    parser.add_argument("--data-root", type=Path, help="of everyday")
-    parser.add_argument("--rounds", type=int, default=5, help="of commits and everyday")
+    parser.add_argument("--data-root", type=Path, help="of everyday and export")
+    parser.add_argument("--rounds", type=int, default=5, help="of commands")
     options = parser.parse_args(arguments)
     with runner.errors():
         records, rows = TABLES[options.table](options)
