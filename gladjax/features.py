@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from gladjax import devices
+from gladjax import devices, neighbourhoods
 from gladjax.backbone import Backbone, preprocess
 
 
@@ -38,7 +38,7 @@ def extract(
       One map per layer of the backbone, channels last, in the dtype of its weights.
     """
     maps = backbone.apply(backbone.weights, jnp.asarray(images))
-    return {layer: maps[layer] for layer in backbone.layers}
+    return neighbourhoods.derived(maps, backbone.layers)
 
 
 def extract_each(

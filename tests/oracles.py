@@ -266,3 +266,33 @@ def image_score(log_map, mask, q=0.005):
     low = math.floor(place)
     high = min(low + 1, len(inside) - 1)
     return -(inside[low] + (place - low) * (inside[high] - inside[low]))
+
+
+def window_means(features, side):
+    """Means of features (h, w, d) over square windows, moved inside at the border."""
+    h, w, d = features.shape
+    out = np.zeros((h, w, d))
+    for row in range(h):
+        for column in range(w):
+            top = min(max(row - side // 2, 0), h - side)
+            left = min(max(column - side // 2, 0), w - side)
+            window = features[top : top + side, left : left + side]
+            out[row, column] = window.reshape(-1, d).mean(axis=0)
+    return out
+
+
+def averaged_scales(maps):
+    """Log-maps by layer name, those of one layer at several scales averaged."""
+    found = {}
+    for name, values in maps.items():
+        base, _, side = name.partition("@")
+        values = np.array(values, np.float64)
+        reach = int(side or 1) // 2
+        if reach:
+            inner = values[reach:-reach, reach:-reach]
+            middle = sorted(inner.ravel())[inner.size // 2]
+            whole = np.full(values.shape, middle)
+            whole[reach:-reach, reach:-reach] = inner
+            values = whole
+        found.setdefault(base, []).append(values)
+    return [sum(values) / len(values) for values in found.values()]

@@ -54,13 +54,17 @@ def pictures(count, *, kind="good", first=0, category="texture", size=40):
 
 
 @functools.cache
-def fitted(*, motion="", local=True, seed=0):
+def fitted(*, motion="", local=True, seed=0, neighbourhood=1):
     """A detector of twelve images, in well under a second."""
     return detector.fit(
         jax.random.key(seed),
         network(),
         pictures(12),
         settings=detector.Settings(
-            num_components=12, max_steps=5, motion=motion, local=local
+            num_components=12,
+            max_steps=5,
+            motion=motion,
+            local=local,
+            neighbourhood=neighbourhood,
         ),
     )

@@ -83,6 +83,12 @@ decisions. The paper's settings take minutes: `--paper`."""
     "default, the paper's is 0.0625.",
 )
 @click.option(
+    "--neighbourhood",
+    type=click.IntRange(*RANGES["neighbourhood"]),
+    help="Side, in cells, of the windows over which the coarsest layer is looked at "
+    f"too, odd; {Settings.neighbourhood} by default, 1 for none.",
+)
+@click.option(
     "--bit-depth",
     type=click.IntRange(8, 16),
     help="Bits that count in 16-bit files; by default those that their largest value "
@@ -187,6 +193,7 @@ def _settings(chosen: dict[str, Any], motion: str) -> Settings:
     if chosen["mask"] and chosen["margin"] is not None:
         raise click.UsageError("--mask says what counts, --margin too: choose one")
     names = ("num_components", "max_samples", "prior", "margin", "coarse")
+    names += ("neighbourhood",)
     given = {name: chosen[name] for name in (*names, "keep_statistics", "tile_overlap")}
     given["tile_rows"], given["tile_columns"] = chosen["tiles"]
     given = {name: value for name, value in given.items() if value is not None}

@@ -14,6 +14,7 @@ from gladjax import (
     em,
     kmle,
     masks,
+    neighbourhoods,
 )
 from gladjax.backbone import Backbone
 from gladjax.covariance import Shrinkage
@@ -116,6 +117,7 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
         raise ValueError("there is no image to learn from")
     check(dataclasses.asdict(settings))
     _check(settings, folds)
+    backbone = neighbourhoods.with_coarsest(backbone, settings.neighbourhood)
     tiles.plan(backbone, settings)  # Refuses what does not divide.
     size = backbone.image_size
     if mask is None:
@@ -135,7 +137,7 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     told = _Teller(progress, settings.max_steps, backbone.layers)
     how = (shrinkage, places)
     detector, learnt = learn_layers(key, blank, maps, valid, how, told.of, clock)
-    alone = [one.alone for one in learnt.values() if one.alone is not None]
+    alone = {n: one.alone for n, one in learnt.items() if one.alone is not None}
     scores = left_out.scores(detector, alone, valid, places) if folds else None
     infos = [item.info for item in aligned]
     report = FitInfo(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gladjax import align, devices, masks, scoring
+from gladjax import align, devices, masks, neighbourhoods, scoring
 from gladjax import backbone as backbones
 from gladjax import features as extraction
 from gladjax.backbone import Backbone
@@ -168,13 +168,13 @@ def summarise(
     Returns:
       Score and maps.
     """
-    stacked = tuple(jnp.asarray(one)[None] for one in maps.values())
+    stacked = {name: jnp.asarray(one)[None] for name, one in maps.items()}
     return _scored(detector, stacked, [aligned], [shape])[0]
 
 
 def _scored(
     detector: Detector,
-    maps: tuple[Float[Array, "n _h _w"], ...],
+    maps: dict[str, Float[Array, "n _h _w"]],
     aligned: list[Aligned],
     shapes: Sequence[tuple[int, int]],
 ) -> list[Scored]:
@@ -203,7 +203,7 @@ def _scored(
 @jax.jit
 def run(
     backbone: Backbone, layers: dict[str, Layer], batch: Float[AnyArray, "n h w 3"]
-) -> tuple[Float[Array, "n _h _w"], ...]:
+) -> dict[str, Float[Array, "n _h _w"]]:
     """Returns the log-probability maps of all layers, of several images.
 
     Args:
@@ -217,14 +217,14 @@ def run(
     together = devices.sizes().together
     extract = extraction.extract if together else extraction.extract_each
     maps = extract(backbone, batch)
-    return tuple(
-        scoring.log_prob_maps(layer.mixture, layer.prepared, maps[name])
+    return {
+        name: scoring.log_prob_maps(layer.mixture, layer.prepared, maps[name])
         for name, layer in layers.items()
-    )
+    }
 
 
 def read_off(
-    maps: tuple[Float[Array, "_h _w"], ...],
+    maps: Mapping[str, Float[Array, "_h _w"]],
     counted: Bool[AnyArray, "h w"],
     quantile: float,
 ) -> tuple[Float[Array, "_g _v"], Bool[Array, "_g _v"], Float[Array, ""]]:
@@ -235,14 +235,14 @@ def read_off(
       counted: Pixels that count.
       quantile: Quantile of the sum that is the score.
     """
-    whole = scoring.aggregate(maps)
+    whole = scoring.aggregate(neighbourhoods.merged(maps))
     mask = masks.to_grid(counted, (whole.shape[0], whole.shape[1]))
     return whole, mask, scoring.image_score(whole, mask, q=quantile)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _summarise(
-    maps: tuple[Array, ...],
+    maps: dict[str, Array],
     counted: Bool[Array, "n h w"],
     quantile: float,
     sigma: float,
@@ -251,7 +251,7 @@ def _summarise(
     """Returns sums of the log-maps, their masks, scores and heat maps."""
 
     def one(
-        parts: tuple[Array, ...], counted: Array
+        parts: dict[str, Array], counted: Array
     ) -> tuple[Array, Array, Array, Array]:
         whole, mask, score = read_off(parts, counted, quantile)
         return whole, mask, score, scoring.heat_map(whole, mask, size, sigma=sigma)

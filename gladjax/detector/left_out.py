@@ -16,7 +16,7 @@ Reference: Vovk, "Cross-conformal predictors", Annals of Mathematics and AI 74, 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import jax
@@ -160,7 +160,7 @@ def _counts(labels: Array, k: int, radius: float) -> Float[Array, "h w k"]:
 
 def scores(
     detector: Detector,
-    maps: Sequence[Float[np.ndarray, "m _h _w"]],
+    maps: Mapping[str, Float[np.ndarray, "m _h _w"]],
     valid: Sequence[Bool[np.ndarray, "h w"]],
     places: Int[np.ndarray, " m"],
 ) -> Float[np.ndarray, " m"]:
@@ -178,7 +178,7 @@ def scores(
     found = np.full(len(places), np.nan)
     for i in np.flatnonzero(places >= 0):
         counted = np.asarray(detector.mask) & valid[int(i) if len(valid) > 1 else 0]
-        whole = tuple(jnp.asarray(one[i]) for one in maps)
+        whole = {name: jnp.asarray(one[i]) for name, one in maps.items()}
         found[i] = float(_score(whole, counted, detector.settings.quantile)[2])
     return found
 

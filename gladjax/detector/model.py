@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from gladjax import align, staged
+from gladjax import align, neighbourhoods, staged
 from gladjax.align import transform
 from gladjax.backbone import Backbone
 from gladjax.kmle import KMLEInfo
@@ -47,6 +47,9 @@ class Settings:
         weights. 0, the paper's, for none.
       quantile: Quantile of the log-map that is the score.
       sigma: Smoothing of the heat map, in pixels at the backbone's image size.
+      neighbourhood: Side, in cells, of the windows over whose means the coarsest layer
+        is looked at too (`gladjax.neighbourhoods`), odd; 1, the paper's, for none. Not
+        where the backbone already gives derived layers.
       margin: What does not count where no mask is given, as a share of each side. The
         paper's is 1/16, a quarter of the image in which no defect is found; measured
         (experiments, `border`), the whole image does as well.
@@ -70,6 +73,7 @@ class Settings:
     prior: float = 0.0
     quantile: float = 0.005
     sigma: float = 4.0
+    neighbourhood: int = 3
     margin: float = 0.0
     motion: str = ""
     coarse: bool = False
@@ -87,7 +91,8 @@ class Settings:
           others: Further settings.
         """
         theirs = {"num_components": 1000, "max_samples": 0, "tolerance": 1e-6}
-        return cls(**{**theirs, "margin": 1 / 16, **others})
+        theirs |= {"neighbourhood": 1, "margin": 1 / 16}
+        return cls(**{**theirs, **others})
 
     @classmethod
     def quick(cls, **others: Any) -> "Settings":  # noqa: ANN401 - of many types
@@ -110,6 +115,7 @@ RANGES = {
     "prior": (0.0, 1e9),
     "quantile": (0.0, 1.0),
     "sigma": (0.0, 1000.0),
+    "neighbourhood": (1, neighbourhoods.MAX_SIDE),
     "margin": (0.0, 0.49),
     "tile_rows": (1, 256),
     "tile_columns": (1, 256),
@@ -133,6 +139,8 @@ def check(given: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{name} must be {low:g} to {high:g}, not {given[name]!r:.40}"
             )
+    if given.get("neighbourhood", 1) % 2 == 0:
+        raise ValueError(f"neighbourhood must be odd, not {given['neighbourhood']}")
     estimator, motion = given.get("estimator", "kmle"), given.get("motion", "")
     if estimator not in ("kmle", "em"):
         raise ValueError(f"estimator must be kmle or em, not {estimator!r:.40}")

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from gladjax import backbone as backbones
-from gladjax import datasets
+from gladjax import datasets, neighbourhoods
 from gladjax.baselines import cflow, csflow, draem, mahaad, padim, patchcore, spade
 from gladjax.datasets import Dataset
 from gladjax.datasets import Record as Listed
@@ -102,13 +102,16 @@ def run(
     """
     method, seed = row
     chosen = {key: value for key, value in options.items() if key != "version"}
-    train, test = source.train, source.test
+    layers = neighbourhoods.plain(source.blank.backbone).layers
+    train, test = (
+        {name: maps[name] for name in layers} for maps in (source.train, source.test)
+    )
     if method == "draem":
         net = source.blank.backbone
         read = datasets.reader(dataset)
         train, test = (_pictures(r, net, read) for r in (dataset.train, dataset.test))
     begun = time.perf_counter()
-    fit = fitter(method, chosen, source.blank.backbone.layers)
+    fit = fitter(method, chosen, layers)
     model = jax.block_until_ready(fit(jax.random.key(seed), train))
     fit_seconds = time.perf_counter() - begun
     heats, scores = SCORES[method](model, test)

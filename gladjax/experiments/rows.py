@@ -163,6 +163,7 @@ def described(recipe: Recipe, *, local: bool, layers: Sequence[str]) -> Record:
         "local": local,
         "layers": list(layers),
         "radius": chosen.radius,
+        "neighbourhood": chosen.neighbourhood,
         "margin": chosen.margin,
         "quantile": chosen.quantile,
         "sigma": chosen.sigma,

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gladjax import backbone, datasets, detector, features, masks
+from gladjax import backbone, datasets, detector, features, masks, neighbourhoods
 from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.datasets import Record as Listed
@@ -86,12 +86,14 @@ def extract(
     Returns:
       Maps of training and test images.
     """
+    network = neighbourhoods.with_coarsest(network, settings.neighbourhood)
     paths = [(r.split, str(r.image), r.image.stat().st_size) for r in dataset.records]
     described = {
         "data": dataset.name,
         "category": dataset.category,
         "files": hashlib.sha256(repr(paths).encode()).hexdigest(),
         "backbone": [network.name, network.sha256, *network.image_size],
+        "layers": list(network.layers),
         "motion": [settings.motion, settings.coarse],
         "prepared": prepared,
     }

@@ -52,7 +52,7 @@ def stablehlo(
         )
     size = detector.backbone.image_size
 
-    def maps(batch: Float[Array, "1 h w 3"]) -> tuple[Float[Array, "1 _h _w"], ...]:
+    def maps(batch: Float[Array, "1 h w 3"]) -> dict[str, Float[Array, "1 _h _w"]]:
         backbone, layers = program.opaque((detector.backbone, detector.layers))
         return inference.run(backbone, layers, batch)
 
@@ -124,14 +124,14 @@ def onnx(
         ) from error
     layers = {name: static.prepare(layer) for name, layer in detector.layers.items()}
 
-    def maps(batch: Float[Array, "1 h w 3"]) -> tuple[Float[Array, "1 _h _w"], ...]:
+    def maps(batch: Float[Array, "1 h w 3"]) -> dict[str, Float[Array, "1 _h _w"]]:
         found = features.extract(detector.backbone, batch)
-        return tuple(
-            static.log_prob(
+        return {
+            name: static.log_prob(
                 one, found[name].reshape(-1, found[name].shape[-1])
             ).reshape(found[name].shape[:3])
             for name, one in layers.items()
-        )
+        }
 
     answer = program.build(detector, maps, rate=rate)
     size = detector.backbone.image_size

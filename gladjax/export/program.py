@@ -15,7 +15,7 @@ from gladjax.detector import Detector, inference
 
 T = TypeVar("T")
 Answer = dict[str, Array]
-Maps = Callable[[Float[Array, "1 h w 3"]], tuple[Float[Array, "1 _h _w"], ...]]
+Maps = Callable[[Float[Array, "1 h w 3"]], dict[str, Float[Array, "1 _h _w"]]]
 
 
 def build(
@@ -52,7 +52,7 @@ def build(
         batch = opaque(backbones.normalise(detector.backbone, seen)[None])
         found = opaque(maps(batch))
         whole, mask, score = inference.read_off(
-            tuple(one[0] for one in found), counted, settings.quantile
+            {name: one[0] for name, one in found.items()}, counted, settings.quantile
         )
         heat = opaque(scoring.heat_map(whole, mask, size, sigma=settings.sigma))
         heat = inference.placed(detector, motion, heat)

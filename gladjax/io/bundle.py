@@ -14,6 +14,7 @@ Differs from the reference in: there is none.
 Reference: there is none.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -26,7 +27,7 @@ import jax
 import numpy as np
 
 from gladjax import backbone as backbones
-from gladjax import cache, calibrate, factors, mixture
+from gladjax import cache, calibrate, factors, mixture, neighbourhoods
 from gladjax.backbone import Backbone
 from gladjax.detector import Detector, Layer, Settings, tiles
 from gladjax.io import container, validation
@@ -304,6 +305,8 @@ def _network(
             ) from error
         if expected["dtype"] != _dtype(backbone):
             backbone = backbones.astype(backbone, expected["dtype"])
+    with contextlib.suppress(ValueError):  # Where it cannot, the layers differ below.
+        backbone = neighbourhoods.select(backbone, expected["layers"])
     found = _identity(backbone)
     for key in ("name", "sha256", "layers", "dims", "image_size", "offset", "scale"):
         if found[key] != expected[key]:
