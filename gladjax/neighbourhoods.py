@@ -8,7 +8,8 @@ everything that takes layers takes it: mixtures, local weights, baselines.
 A window that would leave the map is moved inside, so all windows are of as many cells.
 At the border the derived layer has nothing of its own to say, then: there its log-map
 is the median of the rest. A layer and what is derived of it are one observation at
-several scales, so their log-maps are averaged, not added.
+several scales, so their log-maps are averaged, not added. That decides the score;
+where the defect is, the heat map says by the layers' own scale, which is sharper.
 
 Notation: ``h w d`` a feature map, ``s`` the side of a window in cells.
 
@@ -23,6 +24,7 @@ cells, Roth et al., "Towards total recall in industrial anomaly detection", CVPR
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,7 @@ from jaxtyping import Array, Float
 from gladjax.backbone import Backbone
 from gladjax.mixture import AnyArray
 
+T = TypeVar("T")
 MAX_SIDE = 31
 _NAME = re.compile(r"(.+)@(\d{1,2})")
 
@@ -160,6 +163,17 @@ def merged(
         base, side = split(name)
         scales.setdefault(base, []).append(_settled(jnp.asarray(values), side // 2))
     return [sum(maps[1:], start=maps[0]) / len(maps) for maps in scales.values()]
+
+
+def own_scale(log_maps: Mapping[str, T]) -> list[T]:
+    """Returns the sharpest log-map of every layer of the network.
+
+    Args:
+      log_maps: A map of every layer, derived ones too.
+    """
+    fine = sorted(log_maps, key=lambda name: split(name)[1], reverse=True)
+    sharp = {split(name)[0]: log_maps[name] for name in fine}
+    return [sharp[base] for base in dict.fromkeys(split(n)[0] for n in log_maps)]
 
 
 def _settled(log_map: Float[Array, "h w"], reach: int) -> Float[Array, "h w"]:

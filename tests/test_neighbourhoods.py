@@ -104,6 +104,10 @@ def test_a_detector_scores_by_both_scales_and_its_file_keeps_them(tmp_path):
         [jnp.asarray(m, jnp.float32) for m in oracles.averaged_scales(maps)]
     )
     np.testing.assert_allclose(scored.log_map, whole, rtol=1e-4, atol=1e-3)
+    sharp = scoring.aggregate([maps["fine"], maps["coarse"]])
+    heat = scoring.heat_map(sharp, scored.mask, tiny.network().image_size)
+    want = scoring.enlarge(np.asarray(heat), image.shape[:2])
+    np.testing.assert_allclose(scored.heat_map, want, rtol=1e-4, atol=1e-3)
     io.save(tmp_path / "m", fitted)
     again = io.load(tmp_path / "m", backbone=tiny.network())
     assert detector.score(again, image).score == scored.score

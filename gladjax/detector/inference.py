@@ -240,6 +240,24 @@ def read_off(
     return whole, mask, scoring.image_score(whole, mask, q=quantile)
 
 
+def located(
+    maps: Mapping[str, Float[Array, "_h _w"]],
+    mask: Bool[Array, "_g _v"],
+    size: tuple[int, int],
+    sigma: float,
+) -> Float[Array, "h w"]:
+    """Returns the heat map of an image in the frame of the detector.
+
+    Args:
+      maps: Log-maps of all layers.
+      mask: Cells of their sum that count.
+      size: Height and width of the image there.
+      sigma: Smoothing in pixels.
+    """
+    sharp = scoring.aggregate(neighbourhoods.own_scale(maps))
+    return scoring.heat_map(sharp, mask, size, sigma=sigma)
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _summarise(
     maps: dict[str, Array],
@@ -254,7 +272,7 @@ def _summarise(
         parts: dict[str, Array], counted: Array
     ) -> tuple[Array, Array, Array, Array]:
         whole, mask, score = read_off(parts, counted, quantile)
-        return whole, mask, score, scoring.heat_map(whole, mask, size, sigma=sigma)
+        return whole, mask, score, located(parts, mask, size, sigma)
 
     if devices.sizes().together:
         return jax.vmap(one)(maps, counted)

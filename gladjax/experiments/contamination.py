@@ -161,7 +161,7 @@ def fit(
         lambda _: None,
         layers.Clock(),
     )
-    alone = [one.alone for one in learnt.values() if one.alone is not None]
+    alone = {n: one.alone for n, one in learnt.items() if one.alone is not None}
     return Fitted(fitted, left_out.scores(fitted, alone, valid, places))
 
 

@@ -79,7 +79,7 @@ def check(detector: Detector, shape: tuple[int, int] | None) -> None:
     Raises:
       ValueError: If it looks at images in tiles, or a side is below 1.
     """
-    if tiles.tiled(detector.settings):
+    if not tiles.plan(detector.backbone, detector.settings).whole:
         raise ValueError(
             "a model that looks at images in tiles cannot be exported: fit one without "
             "--tiles"

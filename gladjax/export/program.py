@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from gladjax import align, calibrate, scoring
+from gladjax import align, calibrate
 from gladjax import backbone as backbones
 from gladjax.detector import Detector, inference
 
@@ -50,11 +50,9 @@ def build(
             seen, valid = opaque(align.warp(seen, motion, size))
             counted &= valid
         batch = opaque(backbones.normalise(detector.backbone, seen)[None])
-        found = opaque(maps(batch))
-        whole, mask, score = inference.read_off(
-            {name: one[0] for name, one in found.items()}, counted, settings.quantile
-        )
-        heat = opaque(scoring.heat_map(whole, mask, size, sigma=settings.sigma))
+        found = {name: one[0] for name, one in opaque(maps(batch)).items()}
+        _, mask, score = inference.read_off(found, counted, settings.quantile)
+        heat = opaque(inference.located(found, mask, size, settings.sigma))
         heat = inference.placed(detector, motion, heat)
         return {"score": score, "heat_map": heat, **decide(score)}
 
