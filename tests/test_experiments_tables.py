@@ -22,6 +22,7 @@ from gladjax.experiments import (
     held_out,
     locality,
     mvtec,
+    neighbourhoods,
     num_components,
     prepared,
     quantile,
@@ -308,6 +309,52 @@ def test_development_data_are_held_out_training_images(root):
     plain = np.asarray(backbone.resize(np.asarray(image), size=(256, 256)))
     share = np.mean(np.abs(changed - plain).max(axis=-1) > 1)
     assert 0 < share < 0.02
+
+
+@pytest.mark.parametrize("name", held_out.RECIPES)
+def test_pasted_defects_are_small_and_different(rng, name):
+    base, far = (rng.uniform(100, 150, (256, 256, 3)) for _ in range(2))
+    shares = []
+    for seed in range(20):
+        changed = held_out.RECIPES[name](np.random.default_rng(seed), base, far)
+        assert changed.shape == base.shape
+        assert changed.min() >= 0
+        assert changed.max() <= 255
+        shares.append(np.mean(np.abs(changed - base).max(axis=-1) > 1))
+    assert min(shares) > 0
+    assert max(shares) < 0.08
+    assert len(set(shares)) > 15
+
+
+def test_scales_are_compared_on_pasted_and_on_real_defects(root, tmp_path):
+    records = run(neighbourhoods, root, tmp_path)
+    rules = neighbourhoods.rules(network())
+    assert [record["method"] for record in records] == list(rules)
+    assert records[1]["settings"]["layers"] == ["fine", "coarse", "coarse@3"]
+    for record in records:
+        assert set(record["pasted"]) == set(neighbourhoods.RECIPES)
+        assert 0 <= min(record["pasted"].values()) <= 1
+    assert neighbourhoods.choose(records) in rules
+    text = (tmp_path / "table.md").read_text()
+    assert "Chosen on pasted defects" in text
+    # Of one category nothing can be said of others.
+    assert neighbourhoods.agreement(records) == {}
+
+
+def test_recipes_are_judged_by_the_real_defects_of_other_categories():
+    def row(category, rule, real, cut):
+        pasted = dict.fromkeys(neighbourhoods.RECIPES, 1 - cut) | {"cut": cut}
+        return {"category": category, "method": rule, "image_auroc": real,
+                "pasted": pasted}  # fmt: skip
+
+    records = [
+        row(category, rule, real, real)
+        for category in ("a", "b", "c")
+        for rule, real in (("x", 0.7), ("y", 0.9), ("z", 0.8))
+    ]
+    found = neighbourhoods.agreement(records)
+    assert found["cut"] == pytest.approx(1)
+    assert found["spot"] == pytest.approx(-1)
 
 
 def test_the_prior_is_chosen_by_held_out_likelihood(root, tmp_path):

@@ -1,8 +1,8 @@
 """Development data made of training images, for choices that no label may make.
 
 A part of the training images is held out. Their likelihood under a model of the others
-says how well the model fits; copies with a small defect pasted into them, a disc cut
-from another place of another image, say how well a score separates.
+says how well the model fits; copies with a small defect pasted into them, by one of
+`RECIPES`, say how well a score separates.
 
 Notation: none.
 
@@ -12,8 +12,11 @@ Reference: pasting as in Li, Sohn, Yoon, Pfister. "CutPaste". CVPR 2021.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from gladjax import backbone as backbones
 from gladjax import datasets, detector
@@ -21,6 +24,7 @@ from gladjax.datasets import Dataset
 from gladjax.experiments.evaluation import METRIC_SIZE
 from gladjax.experiments.sources import Maps, Prepare, Source
 
+Picture = Float[np.ndarray, "256 256 3"]
 SHARE = 0.2
 """Share of the training images that is held out."""
 
@@ -37,12 +41,15 @@ def split(count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def pasted(dataset: Dataset, *, seed: int = 0) -> tuple[Dataset, Prepare]:
-    """Returns a data set of held-out images, each once as it is and once with a defect.
+def pasted(
+    dataset: Dataset, *, seed: int = 0, recipes: Sequence[str] = ("disc",)
+) -> tuple[Dataset, Prepare]:
+    """Returns held-out images, each once as it is and once with a defect per recipe.
 
     Args:
       dataset: Its training images are used, no others.
       seed: Of split and defects.
+      recipes: Names of `RECIPES`; they are the kinds of the images with a defect.
 
     Returns:
       The data set, and how its images are prepared.
@@ -50,7 +57,7 @@ def pasted(dataset: Dataset, *, seed: int = 0) -> tuple[Dataset, Prepare]:
     learn, held = split(len(dataset.train), seed=seed)
     train = [dataset.train[i] for i in learn]
     good = [dataset.train[i]._replace(split="test") for i in held]
-    bad = [record._replace(label=1, kind="pasted") for record in good]
+    bad = [one._replace(label=1, kind=kind) for kind in recipes for one in good]
     found = dataclasses.replace(dataset, records=(*train, *good, *bad))
 
     read = datasets.reader(dataset)
@@ -60,27 +67,18 @@ def pasted(dataset: Dataset, *, seed: int = 0) -> tuple[Dataset, Prepare]:
             return image
         rng = np.random.default_rng([seed, number])
         other = read(train[rng.integers(len(train))].image)
-        return paste(rng, image, other)
+        base, far = (
+            np.asarray(backbones.resize(np.asarray(x), size=METRIC_SIZE), np.float32)
+            for x in (image, other)
+        )
+        return RECIPES[recipes[number // len(good) - 1]](rng, base, far)
 
     return found, prepare
 
 
-def paste(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Returns an image with a soft disc of another place of another image in it.
-
-    Args:
-      rng: Draws place, size and strength.
-      image: RGB, 0 to 255.
-      other: RGB, of any size.
-
-    Returns:
-      The image at 256 x 256.
-    """
+def _disc(rng: np.random.Generator, base: Picture, far: Picture) -> Picture:
+    """A soft disc of another place of another image."""
     side = METRIC_SIZE[0]
-    base, far = (
-        np.asarray(backbones.resize(np.asarray(x), size=METRIC_SIZE), np.float32)
-        for x in (image, other)
-    )
     shift = rng.integers(side // 8, side - side // 8, 2)
     far = np.roll(far, shift, axis=(0, 1))
     centre, radius = rng.uniform(0.2 * side, 0.8 * side, 2), rng.uniform(5, 15)
@@ -88,6 +86,70 @@ def paste(rng: np.random.Generator, image: np.ndarray, other: np.ndarray) -> np.
     away = np.hypot(y - centre[0], x - centre[1])
     part = rng.uniform(0.5, 1) * np.clip(radius - away, 0, 2)[..., None] / 2
     return (1 - part) * base + part * far
+
+
+def _cut(rng: np.random.Generator, base: Picture, far: Picture) -> Picture:
+    """A rectangle of another place of another image, a little brighter or darker."""
+    side = METRIC_SIZE[0]
+    area = math.exp(rng.uniform(math.log(8**2), math.log(44**2)))
+    ratio = math.exp(rng.uniform(-1.1, 1.1))
+    size = [max(4, round(math.sqrt(area * r))) for r in (ratio, 1 / ratio)]
+    (top, left), (row, column) = (
+        [int(rng.integers(side - one + 1)) for one in size] for _ in range(2)
+    )
+    part = far[row : row + size[0], column : column + size[1]]
+    out = base.copy()
+    changed = part * rng.uniform(0.85, 1.15) + rng.uniform(-12, 12)
+    out[top : top + size[0], left : left + size[1]] = np.clip(changed, 0, 255)
+    return out
+
+
+def _displaced(rng: np.random.Generator, base: Picture, _: Picture) -> Picture:
+    """A rectangle of another place of the image itself."""
+    return _cut(rng, base, base)
+
+
+def _along(rng: np.random.Generator, edge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of pixels from a point along a direction and across it."""
+    side = METRIC_SIZE[0]
+    y, x = np.mgrid[:side, :side] - rng.uniform(edge, side - edge, 2)[:, None, None]
+    turn = rng.uniform(0, math.pi)
+    return (
+        x * math.cos(turn) + y * math.sin(turn),
+        y * math.cos(turn) - x * math.sin(turn),
+    )
+
+
+def _scar(rng: np.random.Generator, base: Picture, far: Picture) -> Picture:
+    """A thin bent stroke of a colour of another image, or darker or brighter."""
+    along, across = _along(rng, 20.0)
+    half, width = rng.uniform(15, 70) / 2, rng.uniform(1, 4)
+    across = across + rng.uniform(-0.01, 0.01) * along**2
+    part = np.clip(width + 0.5 - abs(across), 0, 1)
+    part = (part * np.clip(half + 0.5 - abs(along), 0, 1))[..., None]
+    colour = far[tuple(rng.integers(METRIC_SIZE[0], size=2))]
+    if rng.random() < 0.5:
+        colour = base.mean() + rng.choice([-1, 1]) * rng.uniform(25, 80)
+    return np.clip((1 - part) * base + part * colour, 0, 255)
+
+
+def _spot(rng: np.random.Generator, base: Picture, _: Picture) -> Picture:
+    """A soft ellipse, darker or brighter."""
+    along, across = _along(rng, 12.0)
+    first, second = np.exp(rng.uniform(math.log(4), math.log(20), 2))
+    away = (along / first) ** 2 + (across / second) ** 2
+    part = np.exp(-(away**2) / 2) * rng.choice([-1, 1]) * rng.uniform(20, 70)
+    return np.clip(base + part[..., None], 0, 255)
+
+
+RECIPES: dict[str, Callable[[np.random.Generator, Picture, Picture], Picture]] = {
+    "disc": _disc,
+    "cut": _cut,
+    "displaced": _displaced,
+    "scar": _scar,
+    "spot": _spot,
+}
+"""Defects by name: of randomness, an image and another one, 0 to 255, 256 x 256."""
 
 
 def totals(source: Source, maps: Maps) -> tuple[np.ndarray, np.ndarray]:
