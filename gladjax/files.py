@@ -24,12 +24,15 @@ import pathlib
 import platform
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
 
 StrPath = str | os.PathLike[str]
+
+_BLOCK = 2**20  # Bytes that are written at once.
 
 MAX_JSON_BYTES = 64 * 2**20
 """The largest JSON file, in bytes, that `read_json` opens by default."""
@@ -130,6 +133,37 @@ def _sync_folder(folder: pathlib.Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
+    """Returns an array in a temporary file, which is gone when the array is.
+
+    The file has no name (on Windows, one that the system removes), so nothing is left
+    of it however the process ends. It lies where ``TMPDIR`` says.
+
+    Args:
+      shape: Shape of the array.
+      dtype: Type of its elements, all 0 at first.
+
+    Raises:
+      OSError: If there is no room for it.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    folder = tempfile.gettempdir()
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # A disk that is full is told of here, not by a signal later.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            else:
+                for first in range(0, size, _BLOCK):
+                    file.write(bytes(min(_BLOCK, size - first)))
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError as error:
+        raise OSError(
+            f"{folder}: no room for {size / 2**20:.0f} MB of temporary data "
+            f"({error.strerror}); let TMPDIR name a folder on a larger disk"
+        ) from error
 
 
 def write_json(path: StrPath, value: object) -> None:

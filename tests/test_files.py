@@ -1,11 +1,13 @@
 """Atomic files, JSON, and paths that stay inside."""
 
+import errno
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -241,3 +243,34 @@ def test_whatever_is_accepted_stays_inside(tmp_path_factory, name):
     except ValueError:
         return
     assert folder.resolve() in path.resolve().parents
+
+
+def test_scratch_has_no_name_and_goes_with_its_array(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    array = files.scratch((3, 5), np.dtype(np.float32))
+    assert isinstance(array, np.memmap)
+    assert not array.any()
+    array[1] = 7
+    assert array.reshape(-1, 1)[5:10].sum() == 35
+    if os.name == "posix":
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fallocate", [True, False])
+def test_a_full_disk_is_told_of_before_anything_is_written(
+    tmp_path, monkeypatch, fallocate
+):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if fallocate:
+        monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    else:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+        assert files.scratch((1 << 19,), np.dtype(np.float32)).nbytes == 1 << 21
+        monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(OSError, match=r"no room for 2 MB .*No space.*TMPDIR") as caught:
+        files.scratch((1 << 19,), np.dtype(np.float32))
+    assert str(tmp_path) in str(caught.value)
+    assert not list(tmp_path.iterdir())

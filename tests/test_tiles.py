@@ -10,7 +10,7 @@ import pytest
 import tiny
 from click.testing import CliRunner
 
-from gladjax import backbone, cli, detector, features, images, io, weights
+from gladjax import backbone, cli, detector, features, files, images, io, weights
 from gladjax.detector import Settings, tiles
 
 SIZE = 64, 96
@@ -97,6 +97,40 @@ def test_there_is_one_model_and_one_calibration(both):
         )
         assert own.prepared.addends.shape[1] == 0
     np.testing.assert_allclose(report.left_out, info.left_out, rtol=1e-4)
+
+
+def test_features_on_disk_are_those_in_memory(monkeypatch):
+    """To the last bit; and bands of rows are the whole map within rounding."""
+    made = []
+
+    def fitted():
+        return detector.fit_info(
+            jax.random.key(0),
+            network(),
+            pictures(6),
+            settings=Settings(**FEW, **TILES, max_samples=500, keep_statistics=True),
+            folds=2,
+        )
+
+    def held(shape, dtype):
+        made.append(np.zeros(shape, dtype))
+        return made[-1]
+
+    on_disk, report = fitted()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "scratch", held)
+        in_memory, info = fitted()
+    assert [len(one) for one in made] == [6, 6]
+    jax.tree.map(np.testing.assert_array_equal, on_disk.layers, in_memory.layers)
+    np.testing.assert_array_equal(report.left_out, info.left_out)
+    monkeypatch.setattr(weights.fitting, "POSITIONS", 48)
+    banded, info = fitted()
+    for name, layer in banded.layers.items():
+        whole = on_disk.layers[name].local_weights
+        for field in ("starts", "components", "log_weights"):
+            own = getattr(layer.local_weights, field)
+            np.testing.assert_array_equal(own, getattr(whole, field))
+    np.testing.assert_allclose(report.left_out, info.left_out, rtol=1e-5)
 
 
 def test_tiles_are_worked_out_once(both, monkeypatch):

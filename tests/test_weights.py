@@ -108,6 +108,22 @@ def test_windowed_counts_are_the_papers(radius):
             np.testing.assert_array_equal(got[y, x], expected)
 
 
+@pytest.mark.parametrize("radius", [0.0, 2.5])
+def test_bands_of_rows_are_the_whole_map(monkeypatch, radius):
+    """The rows around a band count, those of images before too."""
+    rng = np.random.default_rng(0)
+    features, fitted, _, valid = example(rng, dtype=np.float32, shape=(4, 6, 5))
+    past = weights.label_counts(rng.integers(-1, 5, (3, 6, 5)))
+    how = {"radius": radius, "valid": valid, "before": past}
+    whole, info = weights.fit_info(fitted, features, **how)
+    monkeypatch.setattr(weights.fitting, "POSITIONS", 10)
+    assert weights.band(6, 5) == 2
+    banded, report = weights.fit_info(fitted, features, **how)
+    np.testing.assert_array_equal(report.labels, info.labels)
+    np.testing.assert_array_equal(report.moved, info.moved)
+    jax.tree.map(np.testing.assert_array_equal, banded, whole)
+
+
 # Laws
 
 

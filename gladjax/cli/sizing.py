@@ -54,7 +54,8 @@ def tiles(function: F) -> F:
         callback=_grid,
         help="Look at images in so many tiles, such as 4x4, for a large --image-size: "
         "a score takes the memory of one. There is one model, which knows where each "
-        "tile is; a fit holds the features of all images.",
+        "tile is. A fit keeps the features of all images in files without a name, in "
+        "the folder TMPDIR, which should be on a disk, not in memory.",
     )
     overlap = click.option(
         "--tile-overlap",

@@ -34,6 +34,7 @@ from gladjax.detector.model import (
 from gladjax.images import place
 from gladjax.mixture import AnyArray
 
+NO_IMAGE = np.zeros((0, 0, 3), np.float32)
 Monitor = Callable[[kmle.Snapshot | em.Snapshot], None] | None
 
 
@@ -228,7 +229,8 @@ def collect(
       progress: Called as things go on.
 
     Returns:
-      Feature maps, validity masks (one for all without alignment), motions.
+      Feature maps, validity masks (one for all without alignment), motions without
+      their pixels.
     """
     aligned: list[Aligned] = []
     valid: list[np.ndarray] = []
@@ -236,15 +238,16 @@ def collect(
     def prepared() -> Iterator[np.ndarray]:
         for i in range(len(images)):
             item = align_image(detector, images[i], name=place(images, i))
-            valid.append(item.valid)
-            aligned.append(item._replace(image=np.zeros((0, 0, 3), np.float32)))
+            if detector.reference is not None or not valid:
+                valid.append(item.valid)
+            aligned.append(item._replace(image=NO_IMAGE, valid=NO_IMAGE[..., 0] > 0))
             if progress is not None:
                 progress("features", i + 1, len(images))
             yield item.image
 
     given = tiles.plan(detector.backbone, detector.settings)
     maps = tiles.stacked(detector.backbone, given, prepared(), len(images))
-    return maps, valid if detector.reference is not None else valid[:1], aligned
+    return maps, valid, aligned
 
 
 def on_grid(valid: Sequence[np.ndarray], maps: np.ndarray) -> np.ndarray:

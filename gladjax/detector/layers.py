@@ -14,6 +14,7 @@ from gladjax import (
     em,
     kmle,
     online,
+    samples,
     seeding,
     staged,
     weights,
@@ -139,17 +140,18 @@ def fit_mixture(
             monitor=monitor,
         )
     draw, key = jax.random.split(key)
-    samples = maps.reshape(-1, maps.shape[-1])
-    used = keep.ravel()
+    flat, used = maps.reshape(-1, maps.shape[-1]), keep.ravel()
     limit = settings.max_samples
     index = None
     if limit and used.sum() > limit:
         index = seeding.subsample(draw, used, limit)
-        samples, used = samples[index], np.ones(limit, bool)
+        flat, used = flat[index], np.ones(limit, bool)
+    elif limit:
+        flat = np.asarray(flat)  # So few that a file need not stay one.
     estimate = em.fit if settings.estimator == "em" else kmle.fit
     mixture, info = estimate(
         key,
-        samples,
+        flat,
         num_components=settings.num_components,
         max_steps=settings.max_steps,
         tolerance=settings.tolerance,
@@ -208,13 +210,17 @@ def _keep(
     local: WeightsInfo | None,
 ) -> Kept:
     """Returns the statistics of all valid samples under a fitted mixture."""
-    samples, used = maps.reshape(-1, maps.shape[-1]), keep.ravel()
+    flat, used = maps.reshape(-1, maps.shape[-1]), keep.ravel()
     labels = np.asarray(info.labels)
     if np.any(labels[used] < 0):  # It was fitted to a subsample.
-        labels = np.full(len(samples), -1, np.int32)
-        index = np.flatnonzero(used)
-        labels[index] = np.asarray(assign.nearest(mixture, samples[index])[0])
-    statistics = online.statistics(samples, labels, len(mixture.means))
+        axes = samples.axes(samples.few(flat, used))
+        found = []
+        for x, own in samples.slices(flat, used):
+            limit = np.where(own, np.inf, -np.inf).astype(x.dtype)
+            label, _ = assign.nearest(mixture, x, limit=limit, axes=axes)
+            found.append(np.asarray(label))
+        labels = np.concatenate(found)[: len(flat)]
+    statistics = online.statistics(flat, labels, len(mixture.means))
     return Kept(
         statistics, None if local is None else weights.label_counts(local.labels)
     )

@@ -15,6 +15,7 @@ Differs from the reference in
 Reference: Vovk, "Cross-conformal predictors", Annals of Mathematics and AI 74, 2015.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -31,7 +32,6 @@ from gladjax.detector.model import Detector, Settings
 from gladjax.mixture import GaussianMixture
 from gladjax.staged import SAMPLES
 from gladjax.steps import Steps
-from gladjax.weights.fitting import IMAGES
 
 FOLDS = 10  # Parts of the images that are left out in turn, where there are enough.
 Labels = tuple[Int[np.ndarray, " n"], Int[np.ndarray, "m h w"] | None]
@@ -113,11 +113,17 @@ def log_maps(
     label = np.pad(own[index], (0, missing), constant_values=-1)
     room = len(fitted.rows), len(fitted.inverses)
     size = int(np.bincount(places[places >= 0]).max(initial=1))
-    counted: dict[int, Array] = {}
-    if where is not None:  # Counts are sums over the folds, and images of none.
-        for f in range(-1, len(folds)):
-            counted[f] = _around(where[places == f], k, settings.radius)
-    around = sum(counted.values(), start=jnp.zeros((h, w, k), jnp.float32))
+    high = weights.band(h, w)
+
+    def counted(f: int, first: int) -> Float[Array, "r w k"]:
+        if where is None:
+            return jnp.zeros((high, w, k), jnp.float32)
+        some = where if f < 0 else where[places == f]
+        rows = slice(first, first + high)
+        return weights.around(some, k, rows, radius=settings.radius)
+
+    # Of all images; where there is one band, not for every fold anew.
+    every = functools.lru_cache(maxsize=1)(partial(counted, -1))
     # As many components as the fit had room for: its M-step is this one.
     most = max(k, staged.largest(len(index), settings.min_count))
     steps = Steps(given, most, settings.min_count, shrinkage)
@@ -127,35 +133,18 @@ def log_maps(
     for f in folds:
         rest = steps.estimate(rest, np.where(fold == f, -1, label))
         some = mixture.padded(mixture.first(rest, k), *room)
-        counts = around - counted[f] if counted else around
-        shares = weights.weigh(some, counts, settings.prior).reshape(k, -1)
-        ready = scoring.prepare_dense(some, jnp.log(shares))
+        ready = scoring.prepare_dense(some, np.zeros((k, 0), np.float32))
         out = np.flatnonzero(places == f)
-        for first in range(0, len(out), batch):
-            part = out[first : first + batch]
-            x = np.ldexp(_filled(maps[part], batch, 0), given.scaled)
-            values = scoring.log_prob_maps(some, ready, x)
-            found[part] = np.asarray(values)[: len(part)]
+        for top in range(0, h, high):
+            others = every(top) - counted(f, top)
+            shares = weights.weigh(some, others, settings.prior).reshape(k, -1)
+            ready = ready._replace(addends=scoring.added(some, jnp.log(shares)))
+            for first in range(0, len(out), batch):
+                part = out[first : first + batch], slice(top, top + high)
+                x = weights.filled(maps[part], batch)
+                values = scoring.log_prob_maps(some, ready, np.ldexp(x, given.scaled))
+                found[part] = np.asarray(values)[: len(part[0])]
     return found + np.float32(given.scaled * d * math.log(2))
-
-
-def _filled(part: np.ndarray, size: int, value: int) -> np.ndarray:
-    pad = [(0, size - len(part)), *[(0, 0)] * (part.ndim - 1)]
-    return np.pad(part, pad, constant_values=value)
-
-
-def _around(labels: np.ndarray, k: int, radius: float) -> Float[Array, "h w k"]:
-    """Returns the windowed counts of some images."""
-    total = jnp.zeros((*labels.shape[1:], k), jnp.float32)
-    for first in range(0, len(labels), IMAGES):
-        part = _filled(labels[first : first + IMAGES], IMAGES, -1)
-        total = total + _counts(part, k, radius)
-    return total
-
-
-@partial(jax.jit, static_argnums=(1, 2))
-def _counts(labels: Array, k: int, radius: float) -> Float[Array, "h w k"]:
-    return weights.counts(labels, k, radius=radius)
 
 
 def scores(

@@ -3,9 +3,10 @@
 There is one model. Its maps and local weights are those of the whole image; only the
 network, and the table of what a component adds at each position, see one tile after
 the other, so that the memory of a score is that of a tile and of some arrays of the
-size of the image. A fit holds the features of all images, and in each layer as many
-numbers as there are components and positions. All windows have one size, since a window
-at the border of the image is moved inside, and so they share a program.
+size of the image. A fit keeps the features of all images in temporary files and reads
+parts of them; what it holds is the samples that the mixtures are fitted to, and some
+numbers for every cell of every image. All windows have one size, since a window at the
+border of the image is moved inside, and so they share a program.
 
 An image that is not cut is one tile: nothing is worked out, copied or computed for it
 that would not be without tiles.
@@ -30,7 +31,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gladjax import features as extraction
-from gladjax import scoring, weights
+from gladjax import files, scoring, weights
 from gladjax.backbone import Backbone
 from gladjax.detector.model import Layer, Settings
 from gladjax.mixture import AnyArray, GaussianMixture
@@ -211,12 +212,16 @@ def stacked(
       count: Their number.
 
     Returns:
-      Feature maps per layer.
+      Feature maps per layer. Those of tiles lie in temporary files, which go with the
+      arrays.
+
+    Raises:
+      OSError: If there is no room for the files.
     """
     if given.whole:
         return extraction.extract_batches(backbone, images)
     whole: dict[str, np.ndarray] = {
-        name: np.empty((count, *grid, dim), np.float32)
+        name: files.scratch((count, *grid, dim), np.dtype(np.float32))
         for (name, grid), dim in zip(given.grids.items(), backbone.dims, strict=True)
     }
     for i, image in enumerate(images):

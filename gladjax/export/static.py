@@ -80,8 +80,8 @@ def prepare(layer: Layer) -> Static:
     active = np.isfinite(addends)
     counts, ranks = active.sum(axis=1), np.asarray(layer.mixture.ranks)
     d = layer.mixture.means.shape[1]
-    many = np.array([_room(count) for count in counts])
-    rows = np.array([d if rank == d else min(_room(rank), d) for rank in ranks])
+    many = np.array([_room(int(count)) for count in counts])
+    rows = np.array([d if rank == d else min(_room(int(rank)), d) for rank in ranks])
     place, groups, begun = np.zeros(active.shape, np.int64), [], 0
     for key in sorted({*zip(many, rows, ranks == d, strict=True)}):
         same = (many == key[0]) & (rows == key[1]) & ((ranks == d) == key[2])
@@ -105,7 +105,7 @@ def prepare(layer: Layer) -> Static:
 
 
 def _room(count: int) -> int:
-    return max(LEAST, 1 << max(int(count) - 1, 0).bit_length())
+    return max(LEAST, 1 << max(count - 1, 0).bit_length())
 
 
 def _group(

@@ -23,6 +23,7 @@ Reference: Artola et al., "GLAD", WACV 2023, Section 3.3.
 
 from gladjax.scoring.maps import RANGE as RANGE
 from gladjax.scoring.maps import Prepared as Prepared
+from gladjax.scoring.maps import added as added
 from gladjax.scoring.maps import addends as addends
 from gladjax.scoring.maps import log_prob_map as log_prob_map
 from gladjax.scoring.maps import log_prob_maps as log_prob_maps
@@ -38,6 +39,7 @@ from gladjax.scoring.summary import upsample as upsample
 __all__ = [
     "RANGE",
     "Prepared",
+    "added",
     "addends",
     "aggregate",
     "enlarge",

@@ -58,7 +58,7 @@ def addends(
     Returns:
       ``log|Sigma_k| - 2 log pi_k(x)``, as `Prepared` has it.
     """
-    return _addends(mixture, _log_weights(mixture, local_weights))
+    return added(mixture, _log_weights(mixture, local_weights))
 
 
 def _log_weights(
@@ -105,14 +105,23 @@ def prepare_dense(
     whole = axes.basis.shape[1] == mixture.means.shape[1]
     return Prepared(
         bounds=assign.prepare(mixture, axes, margin=not whole),
-        addends=_addends(mixture, log_weights),
+        addends=added(mixture, log_weights),
     )
 
 
 @jax.jit
-def _addends(
+def added(
     mixture: GaussianMixture, log_weights: Float[Array, "k p"]
 ) -> Float[Array, "k p"]:
+    """Returns what each component adds, from weights of all components.
+
+    Args:
+      mixture: The mixture.
+      log_weights: Logarithms of the weights at every position.
+
+    Returns:
+      ``log|Sigma_k| - 2 log pi_k(x)``, as `Prepared` has it.
+    """
     log_dets = jnp.asarray(mixture.log_dets)[:, None]
     return log_dets - 2 * log_weights.astype(log_dets.dtype)
 

@@ -12,7 +12,9 @@ The weights are counts, and mostly 0: about a tenth of the components is active 
 position. They are kept as a sparse list per position.
 
 Every step is one exact assignment (`gladjax.assign`) with weights that depend on the
-position in place of the global ones.
+position in place of the global ones. Large maps are looked at in bands of rows, for
+which the counts of the rows around are enough: features may be on disk, and no array
+of all positions and components is made.
 
 Notation: ``m`` images, ``h w`` positions, ``k`` components, ``r`` the radius.
 
@@ -28,6 +30,9 @@ Reference: Artola et al., "GLAD", WACV 2023, Section 3.2.
 """
 
 from gladjax.weights.fitting import WeightsInfo as WeightsInfo
+from gladjax.weights.fitting import around as around
+from gladjax.weights.fitting import band as band
+from gladjax.weights.fitting import filled as filled
 from gladjax.weights.fitting import fit as fit
 from gladjax.weights.fitting import fit_info as fit_info
 from gladjax.weights.fitting import weigh as weigh
@@ -40,6 +45,7 @@ from gladjax.weights.local import dense as dense
 from gladjax.weights.local import disc as disc
 from gladjax.weights.local import label_counts as label_counts
 from gladjax.weights.local import listed as listed
+from gladjax.weights.local import stacked as stacked
 from gladjax.weights.local import uniform as uniform
 
 __all__ = [
@@ -47,14 +53,18 @@ __all__ = [
     "LocalWeights",
     "WeightsInfo",
     "active",
+    "around",
+    "band",
     "counts",
     "cut",
     "dense",
     "disc",
+    "filled",
     "fit",
     "fit_info",
     "label_counts",
     "listed",
+    "stacked",
     "uniform",
     "weigh",
 ]

@@ -9,13 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import assign, devices, iteration
+from gladjax import assign, devices, iteration, samples
 from gladjax.assign import Bounds
 from gladjax.iteration import Row
-from gladjax.mixture import AnyArray, GaussianMixture
-from gladjax.weights.local import LabelCounts, LocalWeights, counts, disc, listed
+from gladjax.mixture import AnyArray, GaussianMixture, room
+from gladjax.weights.local import (
+    LabelCounts,
+    LocalWeights,
+    counts,
+    disc,
+    listed,
+    stacked,
+)
 
 IMAGES = 16  # Images of a slice: one program, whatever the number of images.
+POSITIONS = 4096  # Of a band of a map, at most, unless one row has more.
 
 
 class WeightsInfo(NamedTuple):
@@ -123,34 +131,36 @@ def fit_info(
         raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
     mixture = jax.tree.map(jnp.asarray, mixture)
     used = np.ones((m, h, w), bool) if valid is None else np.asarray(valid)
+    bands = [slice(a, a + band(h, w)) for a in range(0, h, band(h, w))]
     for one, inside in zip(features, used, strict=True):  # They may be on disk.
-        if not np.isfinite(np.asarray(one))[inside].all():
-            raise ValueError("features of samples that count must be finite")
-    steps = _Steps(mixture, features, used, (radius, prior, before))
-    state, history, converged = iteration.iterate(
+        for rows in bands:
+            if not np.isfinite(np.asarray(one[rows]))[inside[rows]].all():
+                raise ValueError("features of samples that count must be finite")
+    steps = _Steps(mixture, features, used, (radius, prior, before), bands)
+    labels, history, converged = iteration.iterate(
         steps,
-        (np.full((m, h * w), -1, np.int32), steps.everywhere()),
+        np.full((m, h, w), -1, np.int32),
         np.zeros((0, 5)),
         dimension=d,
         max_steps=max_steps,
         tolerance=tolerance,
-        snapshot=lambda state: {"labels": state[0]},
+        snapshot=lambda labels: {"labels": labels},
     )
-    labels, weights = state
     moved = history[:, 2].astype(np.int64)
     moved[0] = 0  # There was nothing before.
     info = WeightsInfo(
         log_likelihood=history[:, 0],
         moved=moved,
-        labels=np.asarray(labels).reshape(m, h, w),
+        labels=labels,
         converged=converged,
     )
-    shaped = np.asarray(weights).T.reshape(h, w, -1)
-    return listed(shaped, dtype=np.dtype(mixture.means.dtype)), info
+    dtype = np.dtype(mixture.means.dtype)
+    found = (np.moveaxis(np.asarray(steps.weights(labels, b)), 0, 2) for b in bands)
+    return stacked([listed(one, dtype=dtype) for one in found]), info
 
 
 class _Steps:
-    """One step: assign under the weights at hand, then count."""
+    """One step: weights from the labels at hand, then labels from these, by bands."""
 
     def __init__(
         self,
@@ -158,81 +168,143 @@ class _Steps:
         features: AnyArray,
         used: np.ndarray,
         options: tuple[float, float, LabelCounts | None],
+        bands: list[slice],
     ) -> None:
-        self._mixture, self._features = mixture, features
-        self._used, self._options = used, options
-        m, _, _, d = features.shape
-        some = np.asarray(features[:: max(1, m // 16)]).reshape(-1, d)
-        keep = used[:: max(1, m // 16)].ravel()
-        self._bounds = _prepare(mixture, some, keep if keep.any() else None)
+        self._mixture, self._features, self._used = mixture, features, used
+        self._options, self._bands = options, bands
+        few = samples.few(features.reshape(-1, features.shape[3]), used.ravel())
+        self._bounds = _prepare(mixture, few)
 
-    def everywhere(self) -> Array:
-        """Returns the global weights at every position."""
-        _, h, w, _ = self._features.shape
-        weights = jnp.exp(self._mixture.log_weights)
-        return jnp.broadcast_to(weights[:, None], (weights.shape[0], h * w))
-
-    def __call__(
-        self, state: tuple[np.ndarray, Array]
-    ) -> tuple[tuple[np.ndarray, Array], Row]:
-        before, weights = state
-        m, h, w, _ = self._features.shape
-        labels = np.full((m, h * w), -1, np.int32)
-        cost, numbers = 0.0, np.zeros(2)
+    def weights(self, labels: np.ndarray, rows: slice) -> Float[Array, "k r w"]:
+        """Returns the weights of a band; the global ones where there is no label."""
         radius, prior, past = self._options
-        around = _none_yet(len(weights), (h, w), radius=radius, before=past)
-        for first in range(0, m, IMAGES):
-            part = slice(first, first + IMAGES)
-            x, used, start = self._features[part], self._used[part], before[part]
-            count = len(used)
-            missing = ((0, IMAGES - count), (0, 0), (0, 0))
-            if count < IMAGES:
-                x = np.pad(x, (*missing, (0, 0)))
-                used = np.pad(used, missing)
-                start = np.pad(start, missing[:2], constant_values=-1)
-            label, costs, seen, around = _search(
-                (self._mixture, self._bounds, weights), x, used, start, around, radius
-            )
-            labels[part] = np.asarray(label)[:count]
-            cost += float(np.asarray(costs, np.float64).sum())
-            numbers += np.asarray(seen, np.float64) * IMAGES / m
-        new = weigh(self._mixture, around, prior).reshape(len(weights), h * w)
+        k, shape = len(self._mixture.means), labels[0, rows].shape
+        if not np.any(labels >= 0):
+            weights = jnp.exp(self._mixture.log_weights)
+            return jnp.broadcast_to(weights[:, None, None], (k, *shape))
+        total = around(labels, k, rows, radius=radius, before=past)
+        return weigh(self._mixture, total, prior)
+
+    def __call__(self, before: np.ndarray) -> tuple[np.ndarray, Row]:
+        labels, m = np.full_like(before, -1), len(before)
+        cost, numbers = 0.0, np.zeros(2)
+        for rows in self._bands:
+            weights = self.weights(before, rows)
+            for first in range(0, m, IMAGES):
+                part = slice(first, first + IMAGES), rows
+                count = len(before[part])
+                label, costs, seen = _search(
+                    (self._mixture, self._bounds, weights),
+                    filled(self._features[part], IMAGES),
+                    filled(self._used[part], IMAGES),
+                    filled(before[part], IMAGES, value=-1),
+                )
+                labels[part] = np.asarray(label)[:count]
+                cost += float(np.asarray(costs, np.float64).sum())
+                share = IMAGES / (m * len(self._bands))
+                numbers += np.asarray(seen, np.float64) * share
         moved = int(np.sum(labels != before))
         alive = len(self._mixture.means)
         row = Row(cost / max(int(self._used.sum()), 1), alive, moved, *numbers.tolist())
-        return (labels, new), row
+        return labels, row
 
 
-def _none_yet(
+def band(height: int, width: int) -> int:
+    """Returns the rows of a map that are looked at together: bands of one height.
+
+    Args:
+      height: Rows of the map.
+      width: Its columns.
+    """
+    parts = [n for n in range(1, height + 1) if height % n == 0]
+    fitting = (height // n for n in parts if height // n * width <= POSITIONS)
+    return next(fitting, 1)
+
+
+def filled(part: AnyArray, size: int, *, value: int = 0) -> AnyArray:
+    """Returns images with others after them, so that there are always as many.
+
+    Args:
+      part: The images.
+      size: Number of images to return.
+      value: That of the others.
+    """
+    missing = size - len(part)
+    if not missing:
+        return part
+    pad = [(0, missing), *[(0, 0)] * (part.ndim - 1)]
+    return np.pad(np.asarray(part), pad, constant_values=value)
+
+
+def around(
+    labels: Int[np.ndarray, "m h w"],
     num_components: int,
-    shape: tuple[int, int],
+    rows: slice,
     *,
     radius: float,
     before: LabelCounts | None = None,
-) -> Float[Array, "h w k"]:
-    """Returns windowed counts of no labels but those of earlier images."""
-    if before is None:
-        return jnp.zeros((*shape, num_components), jnp.float32)
-    nothing = np.full((1, *shape), -1, np.int32)
-    return counts(nothing, num_components, radius=radius, before=before)
+) -> Float[Array, "r w k"]:
+    """Counts the labels around the positions of a band (Eq. 11), see `counts`.
+
+    Args:
+      labels: Component of each sample, negative where not valid.
+      num_components: Number of components ``k``.
+      rows: The band.
+      radius: Radius of the window.
+      before: Labels of further images.
+    """
+    k, reach = num_components, int(radius)
+    _, h, w = labels.shape
+    top, end = rows.start - reach, rows.stop + reach
+    outside = max(-top, 0), max(end - h, 0)
+    past = None if before is None else _cut(before, top, end, k)
+    total = jnp.zeros((rows.stop - rows.start, w, k), jnp.float32)
+    for first in range(0, len(labels), IMAGES):
+        part = labels[first : first + IMAGES, max(top, 0) : end]
+        part = np.pad(part, ((0, 0), outside, (0, 0)), constant_values=-1)
+        total = _add(total, filled(part, IMAGES, value=-1), past, radius)
+        past = None
+    return total
+
+
+@partial(jax.jit, static_argnums=3, donate_argnums=0)
+def _add(
+    total: Array, labels: Array, before: LabelCounts | None, radius: float
+) -> Float[Array, "r w k"]:
+    rows, reach = total.shape[0], int(radius)
+    new = counts(labels, total.shape[2], radius=radius, before=before)
+    return total + new[reach : reach + rows]
+
+
+def _cut(before: LabelCounts, top: int, end: int, none: int) -> LabelCounts:
+    """Returns counts of some rows, and entries of no component to a usual number."""
+    w = before.shape[1]
+    places = np.asarray(before.places) - top * w
+    index = np.flatnonzero((places >= 0) & (places < (end - top) * w))
+    more = (0, room(len(index)) - len(index))
+    return LabelCounts(
+        places=np.pad(places[index], more).astype(np.int32),
+        components=np.pad(
+            np.asarray(before.components)[index], more, constant_values=none
+        ),
+        amounts=np.pad(np.asarray(before.amounts)[index], more),
+        shape=(end - top, w),
+    )
 
 
 @devices.Program
-def _prepare(mixture: GaussianMixture, features: Array, used: Array | None) -> Bounds:
-    axes = assign.coordinates(features.astype(mixture.means.dtype), valid=used)
-    return assign.prepare(mixture, axes)
+def _prepare(mixture: GaussianMixture, few: Array) -> Bounds:
+    return assign.prepare(mixture, samples.axes(few.astype(mixture.means.dtype)))
 
 
-@partial(jax.jit, static_argnums=5, donate_argnums=4)
+@jax.jit
 def _search(
-    given: tuple[GaussianMixture, Bounds, Float[Array, "k p"]],
+    given: tuple[GaussianMixture, Bounds, Float[Array, "k h w"]],
     features: Float[Array, "m h w d"],
     used: Bool[Array, "m h w"],
-    start: Int[Array, "m p"],
-    around: Float[Array, "h w k"],
-    radius: float,
-) -> tuple[Array, Array, Array, Array]:
-    """Returns labels (Eq. 10), their costs by image, what was computed, and counts."""
+    start: Int[Array, "m h w"],
+) -> tuple[Array, Array, Array]:
+    """Returns labels (Eq. 10), their costs by image, and what was computed."""
     mixture, bounds, weights = given
     m, h, w, d = features.shape
     x = features.reshape(m * h * w, d).astype(mixture.means.dtype)
@@ -243,12 +315,11 @@ def _search(
         x,
         start=start.ravel(),
         limit=limit,
-        addends=mixture.log_dets[:, None] - 2 * jnp.log(weights),
+        addends=mixture.log_dets[:, None] - 2 * jnp.log(weights).reshape(-1, h * w),
     )
     cost = jnp.where(used.ravel(), cost, 0).reshape(m, h * w)
     seen = jnp.stack([info.survivors, info.evaluated])
-    around = around + counts(labels.reshape(m, h, w), len(weights), radius=radius)
-    return labels.reshape(m, h * w), jnp.sum(cost, axis=1), seen, around
+    return labels.reshape(m, h, w), jnp.sum(cost, axis=1), seen
 
 
 @partial(jax.jit, static_argnums=2)

@@ -1,6 +1,7 @@
 """Local weights as a sparse list per position, and what can be read off it."""
 
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -161,6 +162,21 @@ def listed(
         components=components.astype(np.int32),
         log_weights=log_weights.astype(dtype or weights.dtype),
         shape=(h, w),
+    )
+
+
+def stacked(parts: Sequence[LocalWeights]) -> LocalWeights:
+    """Returns the weights of a map from those of bands of its rows.
+
+    Args:
+      parts: Weights of the bands, from top to bottom.
+    """
+    sizes = np.concatenate([np.diff(part.starts) for part in parts])
+    return LocalWeights(
+        starts=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32),
+        components=np.concatenate([part.components for part in parts]),
+        log_weights=np.concatenate([part.log_weights for part in parts]),
+        shape=(sum(part.shape[0] for part in parts), parts[0].shape[1]),
     )
 
 
