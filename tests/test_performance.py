@@ -179,7 +179,8 @@ def runs_as_measured(folder, form, program, score):
         images.write_png(path, picture)
     command = export.script(getattr(export, form.upper()), file, paths)
     expected = [float(score(one)) for one in pictures]
-    record = export.record(export.Way(form, file, command), folder, 0, expected)
+    way = export.Way(form, file, command)
+    record = export.record(way, folder, rounds=0, expected=expected)
     assert record["within"], record
     assert (record["images"], record["bytes"]) == (3, len(program))
 
