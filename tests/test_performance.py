@@ -4,6 +4,7 @@ import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -168,19 +169,34 @@ def test_exported_programs_need_their_images(tmp_path):
         export.measure(tmp_path, rounds=1)
 
 
-@pytest.mark.parametrize("form", ["stablehlo", "onnx"])
-def test_exported_programs_run_as_they_are_measured(tmp_path, form):
-    if form == "onnx":
-        pytest.importorskip("jax2onnx")
-    fitted, pictures = tiny.fitted(), tiny.pictures(3, first=30)
-    file = tmp_path / f"model.{form}"
-    file.write_bytes(getattr(exporting, form)(fitted, shape=(40, 40)))
-    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+def runs_as_measured(folder, form, program, score):
+    """Whether a script scores as a function does."""
+    pictures = tiny.pictures(3, first=30)
+    file = folder / f"model.{form}"
+    file.write_bytes(program)
+    paths = [str(folder / f"{i}.png") for i in range(3)]
     for path, picture in zip(paths, pictures, strict=True):
         images.write_png(path, picture)
     command = export.script(getattr(export, form.upper()), file, paths)
-    expected = [float(detector.score(fitted, one).score) for one in pictures]
-    record = export.record(export.Way(form, file, command), tmp_path, 0, expected)
+    expected = [float(score(one)) for one in pictures]
+    way = export.Way(form, file, command)
+    record = export.record(way, folder, rounds=0, expected=expected)
     assert record["within"], record
-    assert record["images"] == 3
-    assert record["bytes"] == file.stat().st_size
+    assert (record["images"], record["bytes"]) == (3, len(program))
+
+
+def test_stablehlo_programs_run_as_they_are_measured(tmp_path):
+    def program(image):
+        return {"score": jnp.mean(image.astype(jnp.float32))}
+
+    kind = jax.ShapeDtypeStruct((40, 40, 3), np.uint8)
+    exported = jax.export.export(jax.jit(program))(kind).serialize()
+    runs_as_measured(tmp_path, "stablehlo", exported, np.mean)
+
+
+def test_onnx_models_run_as_they_are_measured(tmp_path):
+    pytest.importorskip("jax2onnx")
+    fitted = tiny.fitted()
+    program = exporting.onnx(fitted, shape=(40, 40))
+    score = lambda image: detector.score(fitted, image).score  # noqa: E731
+    runs_as_measured(tmp_path, "onnx", program, score)

@@ -5,6 +5,7 @@
     python -m gladjax.experiments.performance peers --output OUT
     python -m gladjax.experiments.performance paper_size --output OUT
     python -m gladjax.experiments.performance out_of_core --output OUT
+    python -m gladjax.experiments.performance export --output OUT
 
 The images come with the package ``elpv-dataset``. Every quotient of times is measured
 in one process. `timing` has the baseline and the clock, the other modules a table each.

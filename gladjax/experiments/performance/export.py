@@ -116,7 +116,14 @@ def measure(
         ways = _ways(model, others)
         expected, records = None, []
         for number, way in enumerate(ways):
-            records.append(record(way, folder / f"programs{number}", rounds, expected))
+            records.append(
+                record(
+                    way,
+                    folder / f"programs{number}",
+                    rounds=rounds,
+                    expected=expected,
+                )
+            )
             expected = records[0]["scores"]
             bar("ways", number + 1, len(ways))
     return records
@@ -170,7 +177,7 @@ def script(code: str, file: Path, images: Sequence[str]) -> list[str]:
 
 
 def record(
-    way: Way, kept: Path, rounds: int, expected: Sequence[float] | None = None
+    way: Way, kept: Path, *, rounds: int, expected: Sequence[float] | None = None
 ) -> dict[str, Any]:
     """Runs a way, and compares its scores with others.
 
