@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gladjax import masks as masks
     from gladjax import metrics as metrics
     from gladjax import mixture as mixture
+    from gladjax import neighbourhoods as neighbourhoods
     from gladjax import online as online
     from gladjax import outputs as outputs
     from gladjax import plots as plots
@@ -68,6 +69,7 @@ __all__ = [
     "masks",
     "metrics",
     "mixture",
+    "neighbourhoods",
     "online",
     "outputs",
     "plots",

@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       SystemExit: With a message, if the data or the options do not fit.
     """
     parser = rows.parser("neighbourhoods", "At which scales should layers be seen?")
+    parser.set_defaults(paper=False)  # What `gladjax fit` takes, and as fast.
     options = parser.parse_args(arguments)
     study.run(options, _visit, table, notes=lambda records: "\n".join(notes(records)))
 
