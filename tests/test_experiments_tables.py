@@ -465,6 +465,7 @@ def test_blatant_defects_among_the_good_are_named_and_cost_nothing_then(
     net = dataclasses.replace(network(), layers=("fine",), dims=network().dims[:1])
     monkeypatch.setattr(backbone, "load", lambda *_, **__: net)
     more = ["--num-train", "22", "--shares", "0.1", "--max-samples", "300"]
+    more += ["--neighbourhood", "1", "--margin", "0.0625"]
     (record,) = run(contamination, blatant, tmp_path, *more)
     assert record["num_bad"] == record["bad_named"] == record["bad_among_ten"] == 2
     assert record["good_named"] == 0
@@ -479,7 +480,9 @@ def test_blatant_defects_among_the_good_are_named_and_cost_nothing_then(
 
     # The fit from features at hand is that of the detector.
     dataset = datasets.mvtec(blatant, "plate")
-    settings = detector.Settings(num_components=6, max_steps=3, max_samples=300)
+    settings = detector.Settings(
+        num_components=6, max_steps=3, max_samples=300, neighbourhood=1, margin=0.0625
+    )
     cache = tmp_path / "cache"
     source = sources.extract(cache, dataset, net, settings=settings)
     drawn = contamination.draw(dataset, 22, 0.1, seed=0)

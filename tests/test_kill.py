@@ -78,7 +78,7 @@ def wait_for(condition, process, *, seconds=120):
 
 def whole(path):
     """A model that loads, checksum and all."""
-    return len(io.load(path, backbone=tiny.network()).layers) == 2
+    return len(io.load(path, backbone=tiny.network()).layers) == 3
 
 
 @pytest.mark.parametrize(

@@ -158,15 +158,16 @@ def test_k_mle_lowers(platform):
 
 def test_local_weights_lower(platform):
     mixture, (h, w) = mixture_of(M * math.prod(GRID), COMPONENTS), GRID
-    some, keep = of((16 * h * w, D)), of((16 * h * w,), bool)
-    bounds = jax.eval_shape(fitting._prepare, mixture, some, keep)
-    shares, labels = of((COMPONENTS, h * w)), of((M, h * w), jnp.int32)
+    some = of((16 * h * w, D))
+    bounds = jax.eval_shape(fitting._prepare, mixture, some)
+    shares, labels = of((COMPONENTS, h, w)), of((M, h, w), jnp.int32)
     x, used = of((M, h, w, D)), of((M, h, w), bool)
-    around = of((h, w, COMPONENTS))
-    search = ((mixture, bounds, shares), x, used, labels, around, 2.0)
+    around, wide = of((h, w, COMPONENTS)), of((M, h + 4, w), jnp.int32)
+    search = ((mixture, bounds, shares), x, used, labels)
     programs = {
-        "axes": lowered(fitting._prepare, platform, mixture, some, keep),
+        "axes": lowered(fitting._prepare, platform, mixture, some),
         "step": lowered(fitting._search, platform, *search),
+        "counts": lowered(fitting._add, platform, around, wide, None, 2.0),
         "weights": lowered(fitting.weigh, platform, mixture, around, 0.5),
     }
     for name, text in programs.items():
@@ -196,7 +197,7 @@ def test_batch_scoring_lowers(platform):
     )
     prepared = jax.eval_shape(scoring.prepare_dense, mixture, of((COMPONENTS, count)))
     layers = {"wide": Layer(mixture, local, prepared)}
-    maps, counted = (of((M, *GRID)),), of((M, *SIZE), bool)
+    maps, counted = {"wide": of((M, *GRID))}, of((M, *SIZE), bool)
     programs = {
         "preparation": lowered(
             scoring.prepare_dense, platform, mixture, of((COMPONENTS, count))

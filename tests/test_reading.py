@@ -89,7 +89,7 @@ def test_pictures_of_any_depth_score_as_eight_bits(tmp_path, change, suffix, wor
     """The range is that of the training set, kept in the file, and said once."""
     plain = pictures(tmp_path / "plain", 6, change=lambda a: grey(lit(a)))
     odd = pictures(tmp_path / "odd", 6, change=lambda a: change(lit(a)), suffix=suffix)
-    one = ["--num-components", 1]
+    one = ["--num-components", 1, "--neighbourhood", 1, "--margin", 0.0625]
     for folder in (plain, odd):
         _, err = run("fit", folder, "--out", tmp_path / f"{folder.name}.m", *FAST, *one)
         assert err.count(words) == (folder == odd)

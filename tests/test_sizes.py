@@ -100,8 +100,9 @@ def test_a_size_goes_from_the_fit_to_the_last_page(category, tmp_path):
     fitted = io.load(model)
     assert fitted.mask.shape == SIZE
     assert [one.local_weights.shape for one in fitted.layers.values()] == [
-        grid[:2] for grid in features.shapes(network(SIZE)).values()
+        grid[:2] for grid in features.shapes(fitted.backbone).values()
     ]
+    assert fitted.backbone.layers[:-1] == network(SIZE).layers
     out, err = run("score", model, category / "test", "--jsonl")
     scores = [json.loads(line)["score"] for line in out.splitlines()]
     assert max(scores[:2]) < scores[2]

@@ -10,12 +10,23 @@ import pytest
 import tiny
 from click.testing import CliRunner
 
-from gladjax import backbone, cli, detector, features, files, images, io, weights
+from gladjax import (
+    backbone,
+    cli,
+    detector,
+    features,
+    files,
+    images,
+    io,
+    neighbourhoods,
+    weights,
+)
 from gladjax.detector import Settings, tiles
 
 SIZE = 64, 96
 FEW = {"num_components": 6, "max_steps": 3}
-TILES = {"tile_rows": 2, "tile_columns": 3, "tile_overlap": 8}  # It sees 4 pixels far.
+TILES = {"tile_rows": 2, "tile_columns": 3, "tile_overlap": 16}
+# The network sees 4 pixels far, and its means over 3 x 3 cells 8 more.
 
 
 def network(size=SIZE):
@@ -120,7 +131,7 @@ def test_features_on_disk_are_those_in_memory(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(files, "scratch", held)
         in_memory, info = fitted()
-    assert [len(one) for one in made] == [6, 6]
+    assert [len(one) for one in made] == [6, 6, 6]
     jax.tree.map(np.testing.assert_array_equal, on_disk.layers, in_memory.layers)
     np.testing.assert_array_equal(report.left_out, info.left_out)
     monkeypatch.setattr(weights.fitting, "POSITIONS", 48)
@@ -142,7 +153,8 @@ def test_tiles_are_worked_out_once(both, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(features, "shapes", None)
         detector.score_batch(tiled, [one, other])
-        assert tiles.plan(network(), tiled.settings) is given
+        again = neighbourhoods.select(network(), tiled.backbone.layers)
+        assert tiles.plan(again, tiled.settings) is given
         assert (
             detector.log_maps(
                 both[0][0],
@@ -217,7 +229,7 @@ def test_the_command_makes_and_scores_models_of_tiles(tmp_path, monkeypatch):
         images.write_png(tmp_path / f"good/{i}.png", image)
     few = ["--num-components", 6, "--calibration", "none", "--out", tmp_path / "m"]
     fit = ["fit", tmp_path / "good", *few, "--image-size", *SIZE]
-    assert run(*fit, "--tiles", "2x3", "--tile-overlap", 8).exit_code == 0
+    assert run(*fit, "--tiles", "2x3", "--tile-overlap", 16).exit_code == 0
     settings = io.load(tmp_path / "m").settings
     assert {name: getattr(settings, name) for name in TILES} == TILES
     result = run("score", tmp_path / "m", tmp_path / "good/0.png", "--jsonl")

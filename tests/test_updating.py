@@ -114,7 +114,7 @@ def test_an_update_counts_all_images(local, motion):
             dead = ~np.isfinite(layer.mixture.log_weights)
             assert not np.any(dead[layer.local_weights.components])
     assert after.calibration is None
-    assert told[-1] == ("update", 2, 2)
+    assert told[-1] == ("update", 3, 3)
     image = tiny.pictures(1, kind="spot")[0]
     assert np.isfinite(detector.score(after, image).score)
     assert detector.score(after, image).score > detector.score(after, new[0]).score
