@@ -52,7 +52,7 @@ class Settings:
         where the backbone already gives derived layers.
       margin: What does not count where no mask is given, as a share of each side. The
         paper's is 1/16, a quarter of the image in which no defect is found; measured
-        (experiments, `border`), the whole image does as well.
+        (experiments, `neighbourhoods`), the whole image does as well.
       motion: Motion by which images are aligned; empty for none.
       coarse: Whether alignment begins with a search over all angles.
       estimator: How the mixture is fitted, ``kmle`` or ``em``.
