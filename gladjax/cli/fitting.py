@@ -192,9 +192,9 @@ def _settings(chosen: dict[str, Any], motion: str) -> Settings:
         raise click.UsageError("--quick and --paper are two ends: choose one")
     if chosen["mask"] and chosen["margin"] is not None:
         raise click.UsageError("--mask says what counts, --margin too: choose one")
-    names = ("num_components", "max_samples", "prior", "margin", "coarse")
-    names += ("neighbourhood",)
-    given = {name: chosen[name] for name in (*names, "keep_statistics", "tile_overlap")}
+    names = ("num_components", "max_samples", "prior", "margin", "neighbourhood")
+    names += ("coarse", "keep_statistics", "tile_overlap")
+    given = {name: chosen[name] for name in names}
     given["tile_rows"], given["tile_columns"] = chosen["tiles"]
     given = {name: value for name, value in given.items() if value is not None}
     known = Settings.quick if chosen["quick"] else Settings

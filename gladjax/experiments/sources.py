@@ -26,6 +26,7 @@ from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.datasets import Record as Listed
 from gladjax.detector import Aligned, Detector, Settings
+from gladjax.detector.fitting import NO_IMAGE
 from gladjax.experiments import store
 from gladjax.experiments.store import Piece
 
@@ -33,7 +34,6 @@ Prepare = Callable[[str, int, np.ndarray], np.ndarray]
 Read = Callable[[Path], np.ndarray]
 Progress = Callable[[str, int, int], None]
 Maps = dict[str, np.ndarray]
-NO_IMAGE = np.zeros((0, 0, 3), np.float32)
 PART = 64  # Images of a piece.
 TIMED = 8  # Images of which the time of the features is the median.
 
