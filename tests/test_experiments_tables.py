@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -164,15 +165,28 @@ def test_the_ablation_has_a_row_per_variant_and_says_what_it_found(
     assert run(ablation, root, tmp_path) == records
 
 
-def test_all_methods_are_compared_on_the_same_features(root, tmp_path):
-    more = ["--methods", "glad", "mahaad", "--seeds", "0", "1"]
+def test_all_methods_are_compared_on_the_same_features(root, tmp_path, monkeypatch):
+    small = partial(detector.Settings, num_components=4, max_steps=2)
+    methods = ["glad", "glad, default", "mahaad", "patchcore, 10 %"]
+    monkeypatch.setattr(comparison, "Settings", small)
+    more = ["--methods", *methods, "--seeds", "0", "1"]
     records = run(comparison, root, tmp_path, *more)
     seeds = {}
     for record in records:
         seeds.setdefault(record["method"], []).append(record["seed"])
         assert 0 <= record["image_auroc"] <= 1
         assert record["model_bytes"] > 0
-    assert seeds == {"glad": [0, 1], "mahaad": [0]}
+    assert seeds == {
+        "glad": [0, 1],
+        "glad, default": [0, 1],
+        "mahaad": [0],
+        "patchcore, 10 %": [0, 1],
+    }
+    chosen = {record["method"]: record["settings"] for record in records}
+    assert chosen["glad"]["neighbourhood"] == 1
+    assert chosen["glad, default"]["neighbourhood"] == 3
+    assert chosen["glad, default"]["num_components"] == 4
+    assert chosen["patchcore, 10 %"] == {"coreset": 0.1}
     table = (tmp_path / "table.md").read_text()
     assert "image AUROC (tiny)" in table
     assert "0 1" in table

@@ -29,7 +29,7 @@ from gladjax import (
 from gladjax.align import plan, pyramid, registration, robust
 from gladjax.detector import inference
 from gladjax.detector.model import Layer
-from gladjax.weights import fitting
+from gladjax.weights import bands, fitting
 
 # Custom calls that a platform has, by how their names begin.
 OWN = {"cpu": ("lapack_",), "cuda": ("cu",), "rocm": ("hip",), "tpu": ("Eigh",)}
@@ -162,12 +162,14 @@ def test_local_weights_lower(platform):
     bounds = jax.eval_shape(fitting._prepare, mixture, some)
     shares, labels = of((COMPONENTS, h, w)), of((M, h, w), jnp.int32)
     x, used = of((M, h, w, D)), of((M, h, w), bool)
-    around, wide = of((h, w, COMPONENTS)), of((M, h + 4, w), jnp.int32)
+    around, wide = of((h, w, COMPONENTS)), of((h + 4, w, COMPONENTS))
+    more = of((M, h + 4, w), jnp.int32)
     search = ((mixture, bounds, shares), x, used, labels)
     programs = {
         "axes": lowered(fitting._prepare, platform, mixture, some),
         "step": lowered(fitting._search, platform, *search),
-        "counts": lowered(fitting._add, platform, around, wide, None, 2.0),
+        "counts": lowered(bands._add, platform, wide, more, None),
+        "window": lowered(bands._window, platform, wide, 2.0),
         "weights": lowered(fitting.weigh, platform, mixture, around, 0.5),
     }
     for name, text in programs.items():

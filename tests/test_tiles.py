@@ -134,7 +134,7 @@ def test_features_on_disk_are_those_in_memory(monkeypatch):
     assert [len(one) for one in made] == [6, 6, 6]
     jax.tree.map(np.testing.assert_array_equal, on_disk.layers, in_memory.layers)
     np.testing.assert_array_equal(report.left_out, info.left_out)
-    monkeypatch.setattr(weights.fitting, "POSITIONS", 48)
+    monkeypatch.setattr(weights.bands, "POSITIONS", 48)
     banded, info = fitted()
     for name, layer in banded.layers.items():
         whole = on_disk.layers[name].local_weights

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -106,10 +107,14 @@ def fits(side):
     for name, count in (("few", FEWER), ("more", MORE), ("held", MORE)):
         if name == "held":
             files.scratch = np.zeros
-        with Peak() as peak:
-            fit(count, side)
-        found[name] = peak.bytes
+        found[name] = min(_peak_of_a_fit(count, side) for _ in range(2))
     return found
+
+
+def _peak_of_a_fit(count, side):
+    with Peak() as peak:
+        fit(count, side)
+    return peak.bytes
 
 
 def score(side):
@@ -137,10 +142,19 @@ def score(side):
     return {"score": peak.bytes}
 
 
+# Freed memory goes back at once; how much glibc keeps differs from run to run.
+RETURNED = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+
+
 def measured(what, side):
     """Runs a function of this module in a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, what, str(side)],
+        env={**os.environ, **RETURNED},
         capture_output=True,
         text=True,
         check=False,

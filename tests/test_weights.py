@@ -116,7 +116,7 @@ def test_bands_of_rows_are_the_whole_map(monkeypatch, radius):
     past = weights.label_counts(rng.integers(-1, 5, (3, 6, 5)))
     how = {"radius": radius, "valid": valid, "before": past}
     whole, info = weights.fit_info(fitted, features, **how)
-    monkeypatch.setattr(weights.fitting, "POSITIONS", 10)
+    monkeypatch.setattr(weights.bands, "POSITIONS", 10)
     assert weights.band(6, 5) == 2
     banded, report = weights.fit_info(fitted, features, **how)
     np.testing.assert_array_equal(report.labels, info.labels)

@@ -12,8 +12,12 @@ five methods of the default take a few minutes per category on a core.
 
 Notation: none.
 
+``glad`` has the settings of the command line, the paper's by default; ``glad, default``
+those of `gladjax fit`, whatever else is asked for.
+
 Differs from the reference in: (1) one backbone for all; (2) a coreset of ``--coreset``
-for PatchCore, and few steps for what is trained, see ``settings`` in the results.
+for PatchCore where its row does not name another share, and few steps for what is
+trained, see ``settings`` in the results.
 
 Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023, Tables 2 and 6.
 """
@@ -23,11 +27,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gladjax.detector import Settings
 from gladjax.experiments import paper, peers, rows, runner, stages, study
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
 from gladjax.experiments.study import Case
 
+AS_FIT = "glad, default"
+"""The row whose settings are those of `gladjax fit`, not those of the command line."""
 METHODS = ("glad", *peers.METHODS)
 DEFAULT = METHODS[:5]
 FIXED = ("mahaad", "spade")
@@ -44,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       SystemExit: With a message, if the data or the options do not fit.
     """
     parser = rows.parser("comparison", "All methods on the same features.")
-    add_options(parser)
+    add_options(parser, methods=(AS_FIT, *METHODS, *peers.OTHERS))
     options = parser.parse_args(arguments)
     study.run(options, visit, table)
 
@@ -76,10 +83,16 @@ def visit(case: Case) -> None:
       case: The data set, and the options of `add_options`.
     """
     options = case.options
-    source = rows.features(options, case.dataset, case.net)
-    for method in options.methods:
-        for seed in options.seeds[:1] if method in FIXED else options.seeds:
-            compare(case, source, method, seed)
+    asked = runner.settings(options)
+    default = Settings(motion=options.motion, coarse=options.coarse)
+    for group in (True, False):  # Their features are of other layers.
+        methods = [name for name in options.methods if (name == AS_FIT) is group]
+        if methods:
+            chosen = default if group else asked
+            source = rows.features(options, case.dataset, case.net, chosen=chosen)
+        for method in methods:
+            for seed in options.seeds[:1] if method in FIXED else options.seeds:
+                compare(case, source, method, seed)
 
 
 def compare(
@@ -96,22 +109,22 @@ def compare(
     Args:
       case: The data set.
       source: Its features.
-      method: One of `METHODS`.
+      method: One of `METHODS`, of `peers.OTHERS`, or `AS_FIT`.
       seed: Its randomness.
       masks: Anomalous pixels, if they are not those of the data set.
       name: What the row is called, if not as the method.
     """
     dataset, version = case.dataset, source.described["prepared"]
     recipe = stages.Recipe(source.blank.settings, seed)
-    if method == "glad":
-        chosen = rows.described(recipe, local=True, layers=case.net.layers)
+    if method in ("glad", AS_FIT):
+        chosen = rows.described(recipe, local=True, layers=source.blank.backbone.layers)
     else:
         chosen = peers.choices(case.options, method)
     if version:
         chosen |= {"version": version}
 
     def make() -> Record:
-        if method == "glad":
+        if method in ("glad", AS_FIT):
             return rows.glad(source, dataset, recipe, masks=masks).record
         row = (method, seed)
         return peers.run(source, dataset, row, options=chosen, masks=masks)

@@ -26,11 +26,15 @@ from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Read, Source
 
 METHODS = ("mahaad", "padim", "patchcore", "spade", "cflow", "csflow", "draem")
+OTHERS = {"patchcore, 10 %": ("patchcore", {"coreset": 0.1})}
+"""Further rows: the method, and its options whatever the command line says."""
 TIMED = 8  # Test images that are timed, one at a time.
 
 
 def choices(options: argparse.Namespace, method: str) -> dict[str, Any]:
     """Returns the options of a method that its record names."""
+    if method in OTHERS:
+        return OTHERS[method][1]
     if method == "padim":
         return {"dims": options.padim_dims}
     if method == "patchcore":
@@ -100,7 +104,7 @@ def run(
     Returns:
       What its record says, beside what identifies it.
     """
-    method, seed = row
+    method, seed = OTHERS.get(row[0], row[:1])[0], row[1]
     chosen = {key: value for key, value in options.items() if key != "version"}
     layers = neighbourhoods.plain(source.blank.backbone).layers
     train, test = (

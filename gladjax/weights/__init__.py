@@ -29,10 +29,10 @@ Differs from the reference in
 Reference: Artola et al., "GLAD", WACV 2023, Section 3.2.
 """
 
+from gladjax.weights.bands import around as around
+from gladjax.weights.bands import band as band
+from gladjax.weights.bands import filled as filled
 from gladjax.weights.fitting import WeightsInfo as WeightsInfo
-from gladjax.weights.fitting import around as around
-from gladjax.weights.fitting import band as band
-from gladjax.weights.fitting import filled as filled
 from gladjax.weights.fitting import fit as fit
 from gladjax.weights.fitting import fit_info as fit_info
 from gladjax.weights.fitting import weigh as weigh

@@ -12,18 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 from gladjax import assign, devices, iteration, samples
 from gladjax.assign import Bounds
 from gladjax.iteration import Row
-from gladjax.mixture import AnyArray, GaussianMixture, room
-from gladjax.weights.local import (
-    LabelCounts,
-    LocalWeights,
-    counts,
-    disc,
-    listed,
-    stacked,
-)
-
-IMAGES = 16  # Images of a slice: one program, whatever the number of images.
-POSITIONS = 4096  # Of a band of a map, at most, unless one row has more.
+from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.weights.bands import IMAGES, around, band, filled
+from gladjax.weights.local import LabelCounts, LocalWeights, disc, listed, stacked
 
 
 class WeightsInfo(NamedTuple):
@@ -207,89 +198,6 @@ class _Steps:
         alive = len(self._mixture.means)
         row = Row(cost / max(int(self._used.sum()), 1), alive, moved, *numbers.tolist())
         return labels, row
-
-
-def band(height: int, width: int) -> int:
-    """Returns the rows of a map that are looked at together: bands of one height.
-
-    Args:
-      height: Rows of the map.
-      width: Its columns.
-    """
-    parts = [n for n in range(1, height + 1) if height % n == 0]
-    fitting = (height // n for n in parts if height // n * width <= POSITIONS)
-    return next(fitting, 1)
-
-
-def filled(part: AnyArray, size: int, *, value: int = 0) -> AnyArray:
-    """Returns images with others after them, so that there are always as many.
-
-    Args:
-      part: The images.
-      size: Number of images to return.
-      value: That of the others.
-    """
-    missing = size - len(part)
-    if not missing:
-        return part
-    pad = [(0, missing), *[(0, 0)] * (part.ndim - 1)]
-    return np.pad(np.asarray(part), pad, constant_values=value)
-
-
-def around(
-    labels: Int[np.ndarray, "m h w"],
-    num_components: int,
-    rows: slice,
-    *,
-    radius: float,
-    before: LabelCounts | None = None,
-) -> Float[Array, "r w k"]:
-    """Counts the labels around the positions of a band (Eq. 11), see `counts`.
-
-    Args:
-      labels: Component of each sample, negative where not valid.
-      num_components: Number of components ``k``.
-      rows: The band.
-      radius: Radius of the window.
-      before: Labels of further images.
-    """
-    k, reach = num_components, int(radius)
-    _, h, w = labels.shape
-    top, end = rows.start - reach, rows.stop + reach
-    outside = max(-top, 0), max(end - h, 0)
-    past = None if before is None else _cut(before, top, end, k)
-    total = jnp.zeros((rows.stop - rows.start, w, k), jnp.float32)
-    for first in range(0, len(labels), IMAGES):
-        part = labels[first : first + IMAGES, max(top, 0) : end]
-        part = np.pad(part, ((0, 0), outside, (0, 0)), constant_values=-1)
-        total = _add(total, filled(part, IMAGES, value=-1), past, radius)
-        past = None
-    return total
-
-
-@partial(jax.jit, static_argnums=3, donate_argnums=0)
-def _add(
-    total: Array, labels: Array, before: LabelCounts | None, radius: float
-) -> Float[Array, "r w k"]:
-    rows, reach = total.shape[0], int(radius)
-    new = counts(labels, total.shape[2], radius=radius, before=before)
-    return total + new[reach : reach + rows]
-
-
-def _cut(before: LabelCounts, top: int, end: int, none: int) -> LabelCounts:
-    """Returns counts of some rows, and entries of no component to a usual number."""
-    w = before.shape[1]
-    places = np.asarray(before.places) - top * w
-    index = np.flatnonzero((places >= 0) & (places < (end - top) * w))
-    more = (0, room(len(index)) - len(index))
-    return LabelCounts(
-        places=np.pad(places[index], more).astype(np.int32),
-        components=np.pad(
-            np.asarray(before.components)[index], more, constant_values=none
-        ),
-        amounts=np.pad(np.asarray(before.amounts)[index], more),
-        shape=(end - top, w),
-    )
 
 
 @devices.Program

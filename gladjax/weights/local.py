@@ -119,19 +119,48 @@ def counts(
       ``|C_k(x)|`` of Eq. 11 for every position and component; divided by their sum
       they are the weights of Eq. 12.
     """
+    return windowed(tallied(labels, num_components, before=before), radius)
+
+
+def tallied(
+    labels: Int[AnyArray, "m h w"],
+    num_components: int,
+    *,
+    before: LabelCounts | None = None,
+    total: Float[Array, "h w k"] | None = None,
+) -> Float[Array, "h w k"]:
+    """Counts the labels at every position: a segment sum.
+
+    Args:
+      labels: Component of each sample, negative where not valid.
+      num_components: Number of components ``k``.
+      before: Labels of further images.
+      total: Counts to add to.
+    """
     labels = jnp.asarray(labels)
     _, h, w = labels.shape
     k = num_components
     place = jnp.arange(h * w, dtype=jnp.int32).reshape(1, h, w)
     valid = (labels >= 0) & (labels < k)
     segment = jnp.where(valid, place * k + labels.astype(jnp.int32), h * w * k)
-    own = jnp.zeros((h * w * k,), jnp.float32).at[segment.ravel()].add(1, mode="drop")
+    own = jnp.zeros(h * w * k, jnp.float32) if total is None else total.ravel()
+    own = own.at[segment.ravel()].add(1, mode="drop")
     if before is not None:
         component = jnp.asarray(before.components)
         entry = jnp.asarray(before.places) * k + component
         entry = jnp.where(component < k, entry, h * w * k)
         own = own.at[entry].add(jnp.asarray(before.amounts, jnp.float32), mode="drop")
-    own, reach = own.reshape(h, w, k), int(radius)
+    return own.reshape(h, w, k)
+
+
+def windowed(own: Float[Array, "h w k"], radius: float = 1.0) -> Float[Array, "h w k"]:
+    """Adds up, at every position, what lies within a distance (Eq. 11).
+
+    Args:
+      own: An amount of every component at every position.
+      radius: Radius of the window.
+    """
+    (h, w, _), reach = own.shape, int(radius)
     padded = jnp.pad(own, ((reach, reach), (reach, reach), (0, 0)))
     window = [
         padded[reach + y : reach + y + h, reach + x : reach + x + w]
