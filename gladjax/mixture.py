@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 else:
     AnyArray = Array | np.ndarray
 
+SMALL = 1 << 8  # The least size of a flat array.
 LARGE = 1 << 20  # Up to here a flat array has the size of a power of two.
 
 
@@ -345,7 +346,7 @@ def room(needed: int) -> int:
     Args:
       needed: A size.
     """
-    step = 1 << max(needed - 1, 0).bit_length()
+    step = max(SMALL, 1 << max(needed - 1, 0).bit_length())
     step = step if step <= LARGE else step >> 3
     return -(-needed // step) * step
 
@@ -366,7 +367,9 @@ def padded(mixture: GaussianMixture, rows: int, inverses: int) -> GaussianMixtur
     )
 
 
-def roomy(mixture: GaussianMixture, *, inverses: int = 0) -> GaussianMixture:
+def roomy(
+    mixture: GaussianMixture, *, inverses: int = 0, together: int = 1
+) -> GaussianMixture:
     """Pads the flat arrays to sizes that `room` gives (NumPy arrays).
 
     Mixtures of about the same size then share their compiled programs.
@@ -374,9 +377,22 @@ def roomy(mixture: GaussianMixture, *, inverses: int = 0) -> GaussianMixture:
     Args:
       mixture: The mixture, outside of any trace.
       inverses: Numbers of inverses to have room for, if they are more than its own.
+      together: The number of components becomes a multiple of it, by dead ones.
     """
     most = max(inverses, len(mixture.inverses))
-    return padded(mixture, room(len(mixture.rows)), room(most))
+    found = padded(mixture, room(len(mixture.rows)), room(most))
+    missing = -len(found.means) % together
+    if not missing:
+        return found
+    dead = blank(missing, found.means.shape[1], 0, 0, found.means.dtype)
+    end = np.max(np.asarray(found.offsets) + np.asarray(found.ranks))
+    dead = dataclasses.replace(dead, offsets=np.full(missing, end, np.int32))
+    names = ("log_weights", "means", "offsets", "ranks", "scales", "noise", "log_dets")
+    more = {
+        name: np.concatenate([getattr(found, name), getattr(dead, name)])
+        for name in names
+    }
+    return dataclasses.replace(found, **more)
 
 
 def first(mixture: GaussianMixture, count: int) -> GaussianMixture:
@@ -442,5 +458,9 @@ def _spans(firsts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 def num_bytes(mixture: GaussianMixture) -> int:
-    """Returns the size of the mixture's arrays in bytes."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(mixture))
+    """Returns the size of the mixture's arrays in bytes, without what is unused."""
+    size = np.dtype(mixture.means.dtype).itemsize
+    rows = len(mixture.rows) - int(np.asarray(mixture.ranks).sum())
+    unused = rows * mixture.means.shape[1]
+    unused += len(mixture.inverses) - num_inverses(mixture)
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(mixture)) - unused * size

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from gladjax import devices, estimation
 from gladjax.assign import Coordinates, coordinates
-from gladjax.mixture import AnyArray
+from gladjax.mixture import AnyArray, room
 
 RESIDENT = 4 << 30  # Bytes of samples, at most, that are put on a device.
 SLICE = 1 << 24  # Numbers of a slice of streamed samples.
@@ -112,7 +112,8 @@ def gather(features: AnyArray, valid: AnyArray | None) -> Samples:
         largest = max(float(_largest(x, u)) for x, u in slices(features, used))
         exponent = _exponent(largest)
         floor = _streamed_floor(features, used, exponent)
-        leading = axes(np.ldexp(few(features, used), exponent))
+        some, counted = few(features, used)
+        leading = axes(np.ldexp(some, exponent), counted)
         return Samples(features, used, floor, leading, exponent, exponent)
     features, used = jnp.asarray(features), jnp.asarray(used)
     exponent = _exponent(float(_largest(features, used)))
@@ -192,12 +193,20 @@ def axes(features: Array, used: Array | None = None) -> Coordinates:
     return coordinates(features, valid=used)
 
 
-def few(features: AnyArray, used: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "f d"]:
+def few(
+    features: AnyArray, used: Bool[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "f d"], Bool[np.ndarray, " f"]]:
     """Returns some of the samples that count, evenly spaced: enough for `axes`.
 
     Args:
       features: Samples, which may be on disk.
       used: Which of them count.
+
+    Returns:
+      The samples, with zeros after them up to one of few sizes, and which they are.
     """
     index = np.flatnonzero(used)
-    return np.asarray(features[index[:: max(1, len(index) // FEW)]])
+    found = np.asarray(features[index[:: max(1, len(index) // FEW)]])
+    size = room(len(found))
+    counted = np.arange(size) < len(found)
+    return np.pad(found, ((0, size - len(found)), (0, 0))), counted

@@ -34,6 +34,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAPS = 20_000  # Of memory; Linux allows 65,530.
 
 
+def pytest_collection_finish():
+    """What is there by now stays; looking through it for garbage takes a while."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _compiled_programs_end_with_their_module():
     """Frees what XLA compiled: its maps of memory are limited in number per process."""

@@ -10,6 +10,7 @@ FLAGS = (
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",  # The other core has tests of its own.
 )
 PLAIN = "--xla_cpu_use_fusion_emitters=false"  # Halves the time; not of every version.
 if "XLA_FLAGS" not in os.environ:

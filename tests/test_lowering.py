@@ -159,14 +159,15 @@ def test_k_mle_lowers(platform):
 def test_local_weights_lower(platform):
     mixture, (h, w) = mixture_of(M * math.prod(GRID), COMPONENTS), GRID
     some = of((16 * h * w, D))
-    bounds = jax.eval_shape(fitting._prepare, mixture, some)
+    counted = of((16 * h * w,), bool)
+    bounds = jax.eval_shape(fitting._prepare, mixture, some, counted)
     shares, labels = of((COMPONENTS, h, w)), of((M, h, w), jnp.int32)
     x, used = of((M, h, w, D)), of((M, h, w), bool)
     around, wide = of((h, w, COMPONENTS)), of((h + 4, w, COMPONENTS))
     more = of((M, h + 4, w), jnp.int32)
     search = ((mixture, bounds, shares), x, used, labels)
     programs = {
-        "axes": lowered(fitting._prepare, platform, mixture, some),
+        "axes": lowered(fitting._prepare, platform, mixture, some, counted),
         "step": lowered(fitting._search, platform, *search),
         "counts": lowered(bands._add, platform, wide, more, None),
         "window": lowered(bands._window, platform, wide, 2.0),

@@ -120,6 +120,28 @@ def test_compacting_changes_no_cost(x64, rng):
     assert mixture.num_bytes(small) < mixture.num_bytes(fitted)
 
 
+def test_room_for_more_changes_no_cost(x64, rng):
+    """Unused rows and dead components at the end, in sizes of which there are few."""
+    fitted, _, x = mixed(rng)
+    fitted = mixture.compact(fitted)
+    large = mixture.roomy(fitted, together=8)
+    k, x = len(fitted.means), jnp.asarray(x[:20])
+    assert len(large.means) == 8 > k
+    assert len(large.rows) == mixture.room(1) > len(fitted.rows)
+    assert mixture.roomy(large, together=4).means.shape == large.means.shape
+    costs = COSTS(large, x)
+    np.testing.assert_allclose(costs[:, :k], COSTS(fitted, x), rtol=1e-13)
+    assert np.all(np.isposinf(costs[:, k:]))
+    owners = np.asarray(mixture.owners(large))
+    expected = np.repeat(np.arange(k), fitted.ranks)
+    np.testing.assert_array_equal(owners[: len(expected)], expected)
+    assert np.all(owners[len(expected) :] == 8)
+    back = mixture.compact(large)
+    jax.tree.map(np.testing.assert_array_equal, back, fitted)
+    few = mixture.roomy(fitted)
+    assert mixture.num_bytes(few) == mixture.num_bytes(fitted)
+
+
 @pytest.mark.parametrize("exponent", [-40, 0, 7])
 def test_scaling_the_samples_scales_the_mixture(x64, rng, exponent):
     fitted, _, x = mixed(rng)

@@ -87,8 +87,7 @@ def learn(
     mixture, info, choice = fit_mixture(
         key, maps, keep, settings=settings, shrinkage=shrinkage, monitor=monitor
     )
-    if places.max(initial=-1) >= 0:
-        mixture = left_out.roomy(mixture, np.asarray(info.labels), places)
+    mixture = left_out.roomy(mixture, np.asarray(info.labels), places)
     clock.stop("mixtures")
     shares, local = fit_weights(mixture, maps, keep, settings)
     kept = None
@@ -213,7 +212,7 @@ def _keep(
     flat, used = maps.reshape(-1, maps.shape[-1]), keep.ravel()
     labels = np.asarray(info.labels)
     if np.any(labels[used] < 0):  # It was fitted to a subsample.
-        axes = samples.axes(samples.few(flat, used))
+        axes = samples.axes(*samples.few(flat, used))
         found = []
         for x, own in samples.slices(flat, used):
             limit = np.where(own, np.inf, -np.inf).astype(x.dtype)

@@ -87,9 +87,10 @@ def visit(case: Case) -> None:
     default = Settings(motion=options.motion, coarse=options.coarse)
     for group in (True, False):  # Their features are of other layers.
         methods = [name for name in options.methods if (name == AS_FIT) is group]
-        if methods:
-            chosen = default if group else asked
-            source = rows.features(options, case.dataset, case.net, chosen=chosen)
+        if not methods:
+            continue
+        chosen = default if group else asked
+        source = rows.features(options, case.dataset, case.net, chosen=chosen)
         for method in methods:
             for seed in options.seeds[:1] if method in FIXED else options.seeds:
                 compare(case, source, method, seed)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from gladjax import assign, covariance, samples
 from gladjax.covariance import Shrinkage
-from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.mixture import AnyArray, GaussianMixture, room
 from gladjax.online.model import Model
 from gladjax.online.moments import scaled
 from gladjax.online.sufficient import Statistics, packed, unpacked
@@ -116,7 +116,7 @@ class _Learner:
     def __init__(self, features: np.ndarray, used: np.ndarray, model: Model) -> None:
         self._features, self._index = features, np.flatnonzero(used)
         self._model, self._old = model, list(model.moments)
-        self._axes = samples.axes(samples.few(features, used))
+        self._axes = samples.axes(*samples.few(features, used))
         self._weights = np.ones(len(used))
         self._distance: np.ndarray | None = None
         self.labels = np.full(len(used), -1, np.int32)
@@ -198,7 +198,7 @@ class _Learner:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns labels and costs of some samples."""
         labels, costs = [], []
-        size = min(1 << max(len(rows) - 1, 0).bit_length(), SLICE)
+        size = min(room(len(rows)), SLICE)
         for first in range(0, len(rows), size):
             part = slice(first, first + size)
             missing = size - len(rows[part])  # One shape, one program.

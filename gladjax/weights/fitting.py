@@ -12,9 +12,11 @@ from jaxtyping import Array, Bool, Float, Int
 from gladjax import assign, devices, iteration, samples
 from gladjax.assign import Bounds
 from gladjax.iteration import Row
-from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.mixture import AnyArray, GaussianMixture, roomy
 from gladjax.weights.bands import IMAGES, around, band, filled
 from gladjax.weights.local import LabelCounts, LocalWeights, disc, listed, stacked
+
+TOGETHER = 8  # The number of components is a multiple of it: few programs.
 
 
 class WeightsInfo(NamedTuple):
@@ -120,7 +122,8 @@ def fit_info(
         raise ValueError(f"prior must be 0 or more and finite, not {prior}")
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
-    mixture = jax.tree.map(jnp.asarray, mixture)
+    dtype = np.dtype(mixture.means.dtype)
+    mixture = jax.tree.map(jnp.asarray, roomy(mixture, together=TOGETHER))
     used = np.ones((m, h, w), bool) if valid is None else np.asarray(valid)
     bands = [slice(a, a + band(h, w)) for a in range(0, h, band(h, w))]
     for one, inside in zip(features, used, strict=True):  # They may be on disk.
@@ -145,7 +148,6 @@ def fit_info(
         labels=labels,
         converged=converged,
     )
-    dtype = np.dtype(mixture.means.dtype)
     found = (np.moveaxis(np.asarray(steps.weights(labels, b)), 0, 2) for b in bands)
     return stacked([listed(one, dtype=dtype) for one in found]), info
 
@@ -163,8 +165,8 @@ class _Steps:
     ) -> None:
         self._mixture, self._features, self._used = mixture, features, used
         self._options, self._bands = options, bands
-        few = samples.few(features.reshape(-1, features.shape[3]), used.ravel())
-        self._bounds = _prepare(mixture, few)
+        some = samples.few(features.reshape(-1, features.shape[3]), used.ravel())
+        self._bounds = _prepare(mixture, *some)
 
     def weights(self, labels: np.ndarray, rows: slice) -> Float[Array, "k r w"]:
         """Returns the weights of a band; the global ones where there is no label."""
@@ -201,8 +203,8 @@ class _Steps:
 
 
 @devices.Program
-def _prepare(mixture: GaussianMixture, few: Array) -> Bounds:
-    return assign.prepare(mixture, samples.axes(few.astype(mixture.means.dtype)))
+def _prepare(mixture: GaussianMixture, few: Array, used: Array) -> Bounds:
+    return assign.prepare(mixture, samples.axes(few.astype(mixture.means.dtype), used))
 
 
 @jax.jit

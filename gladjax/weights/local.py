@@ -153,7 +153,7 @@ def tallied(
     return own.reshape(h, w, k)
 
 
-def windowed(own: Float[Array, "h w k"], radius: float = 1.0) -> Float[Array, "h w k"]:
+def windowed(own: Float[Array, "h w k"], radius: float) -> Float[Array, "h w k"]:
     """Adds up, at every position, what lies within a distance (Eq. 11).
 
     Args:
