@@ -36,7 +36,7 @@ backbone.load = lambda *a, **k: tiny.network()
 cli.main(sys.argv[1:])
 """
 
-MOMENTS = 7
+MOMENTS = 5
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parent)}
 
 

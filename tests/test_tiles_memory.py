@@ -112,7 +112,8 @@ def fits(side):
     for name, count in (("few", FEWER), ("more", MORE), ("held", MORE)):
         if name == "held":
             files.scratch = np.zeros
-        found[name] = min(_peak_of_a_fit(count, side) for _ in range(2))
+        peaks = [_peak_of_a_fit(count, side) for _ in range(1 + (name != "held"))]
+        found[name] = min(peaks)
     return found
 
 
