@@ -104,7 +104,8 @@ def run(
     Returns:
       What its record says, beside what identifies it.
     """
-    method, seed = OTHERS.get(row[0], row[:1])[0], row[1]
+    name, seed = row
+    method = OTHERS[name][0] if name in OTHERS else name
     chosen = {key: value for key, value in options.items() if key != "version"}
     layers = neighbourhoods.plain(source.blank.backbone).layers
     train, test = (
