@@ -1,9 +1,9 @@
 """What is kept: fetched weights, and programs that XLA has compiled.
 
-Compiling the programs of a fit takes longer than running them; `keep_programs` has JAX
-keep them in the cache folder, so that they are compiled once per machine. The command
-line and the experiments call it. A library does not write to a user's disk unasked, so
-in Python it is a call of your own.
+Compiling the programs of a fit takes longer than running them; `keep_programs` has them
+kept in the cache folder, so that they are compiled once per machine: those of this
+package whole (`gladjax.programs`), all others by JAX. The command line calls it. A
+library does not write to a user's disk unasked, so in Python it is a call of your own.
 
 In memory programs are kept too, all of them, and each takes maps of the process, whose
 number Linux limits: after a dozen fits or so nothing more could be compiled.
@@ -18,15 +18,20 @@ Reference: XDG Base Directory Specification.
 
 import gc
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "GLADJAX_CACHE"
 PROGRAMS = "programs"
 LARGEST = 1 << 30  # Bytes of programs; the oldest go first.
 MAPPED = Path("/proc/self/maps")
 MAPS = 30_000  # Linux allows 65,530; a fit takes up to 13,000.
+loaded: dict[Any, Any] = {}
+"""Programs in memory that are kept, by what they were compiled for."""
+_kept: list[Path] = []
 
 
 def folder() -> Path:
@@ -38,29 +43,39 @@ def folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "gladjax"
 
 
-def keep_programs() -> Path | None:
-    """Has JAX keep compiled programs in the cache folder.
+def kept() -> Path | None:
+    """Returns the folder in which `gladjax.programs` keeps; None where it does not."""
+    return _kept[0] if _kept else None
 
-    Two processes may share the folder: JAX compiles again what it finds half-written.
+
+def keep_programs() -> Path | None:
+    """Has compiled programs kept in the cache folder.
+
+    Two processes may share the folder: what is half-written is compiled again.
 
     Returns:
-      The folder; None where it cannot be written, or where
-      ``JAX_COMPILATION_CACHE_DIR`` or ``JAX_ENABLE_COMPILATION_CACHE`` already say what
-      to do, which then holds.
+      The folder: ``JAX_COMPILATION_CACHE_DIR`` where that is set. None where it cannot
+      be written, or where ``JAX_ENABLE_COMPILATION_CACHE`` is set, which then holds.
     """
-    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"):
-        if name in os.environ:
-            return None
+    _kept.clear()
+    if "JAX_ENABLE_COMPILATION_CACHE" in os.environ:
+        return None
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if named is not None:
+        _kept.extend([Path(named)] if _private(Path(named)) else [])
+        return Path(named)
     try:
-        kept = folder() / PROGRAMS
-        kept.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=kept):
+        place = folder() / PROGRAMS
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
             pass
-        _prune(kept)
+        _prune(place)
     except (OSError, RuntimeError):  # Not writable, or there is no home.
         return None
+    _kept.extend([place] if _private(place) else [])
     options = {
-        "jax_compilation_cache_dir": str(kept),
+        "jax_compilation_cache_dir": str(place),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }
@@ -68,23 +83,35 @@ def keep_programs() -> Path | None:
     if "jax" not in sys.modules:
         for name, value in options.items():
             os.environ[name.upper()] = str(value)
-        return kept
+        return place
     import jax
 
     for name, value in options.items():
         jax.config.update(name, value)
-    return kept
+    return place
+
+
+def _private(place: Path) -> bool:
+    """Whether nobody else can write to a folder, so that what is in it may be run."""
+    try:
+        found = place.stat()
+    except OSError:  # JAX may know where it is, such as gs://bucket.
+        return False
+    if not hasattr(os, "getuid"):
+        return True
+    writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return found.st_uid == os.getuid() and not writable
 
 
 def _prune(kept: Path) -> None:
     """Removes the oldest programs beyond `LARGEST`."""
     found = [(path, path.stat()) for path in kept.glob("*") if path.is_file()]
-    room = LARGEST - sum(stat.st_size for _, stat in found)
-    for path, stat in sorted(found, key=lambda pair: pair[1].st_mtime):
+    room = LARGEST - sum(known.st_size for _, known in found)
+    for path, known in sorted(found, key=lambda pair: pair[1].st_mtime):
         if room >= 0:
             break
         path.unlink(missing_ok=True)
-        room += stat.st_size
+        room += known.st_size
 
 
 def clear_programs() -> int:
@@ -120,6 +147,7 @@ def release_programs(*, maps: int = MAPS) -> bool:
         return False
     import jax
 
+    loaded.clear()
     jax.clear_caches()
     gc.collect()
     return True

@@ -17,10 +17,8 @@ Reference: there is none.
 """
 
 import contextlib
-import functools
 import importlib
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -29,7 +27,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import threadpoolctl
-from jax.core import Tracer
 from jaxtyping import Array
 
 
@@ -87,7 +84,6 @@ ACCELERATOR = Sizes(
 )
 _override: ContextVar[str | None] = ContextVar("platform", default=None)
 _first: list[int] = []  # The process in which JAX ran first.
-_running = threading.RLock()  # Held while a program factors matrices.
 
 
 def check_process() -> None:
@@ -116,32 +112,6 @@ def _one_thread() -> None:
     for library in threadpoolctl.ThreadpoolController().lib_controllers:
         if library.user_api == "blas" and Path(library.filepath).parent in own:
             library.set_num_threads(1)
-
-
-class Program:
-    """A jitted function that factors matrices; on a CPU one runs at a time.
-
-    Two of them at once, in two threads of a process, may wait for each other's threads
-    for ever (jaxlib 0.10.2, two cores).
-
-    Args:
-      function: The function.
-      options: Those of ``jax.jit``.
-    """
-
-    def __init__(self, function: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401
-        """Compiles nothing yet."""
-        functools.update_wrapper(self, function)
-        self._jitted = jax.jit(function, **options)
-        self.lower, self.trace = self._jitted.lower, self._jitted.trace
-
-    def __call__(self, *args: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function
-        """Returns what the function returns, when it is there."""
-        traced = any(isinstance(a, Tracer) for a in jax.tree.leaves((args, named)))
-        if traced or jax.default_backend() != "cpu":
-            return self._jitted(*args, **named)
-        with _running:
-            return jax.block_until_ready(self._jitted(*args, **named))
 
 
 def ranks(dimension: int) -> tuple[int, int]:

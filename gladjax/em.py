@@ -53,6 +53,7 @@ from gladjax import (
     iteration,
     kmle,
     mixture,
+    programs,
     samples,
     seeding,
 )
@@ -318,7 +319,7 @@ class _Steps:
         self._used = jnp.pad(jnp.asarray(used), (0, missing))
         self._chunk, self._options = chunk, options
         self._pairs, self._entries = PAIRS * chunk, 1
-        self._floor = jax.jit(estimation.floor_of)(self._x, self._used)
+        self._floor = _floor(self._x, self._used)
         if not np.isfinite(float(self._floor)):
             raise ValueError("features of samples that count must be finite")
         self._axes = samples.axes(self._x, self._used)
@@ -359,7 +360,7 @@ class _Steps:
         return (fitted, new), Row(cost, alive, int(np.sum(new != labels)), *counts)
 
 
-@partial(devices.Program, static_argnums=(5, 6))
+@partial(programs.Program, static=("chunk", "size"), alone=True)
 def _expect(
     old: GaussianMixture,
     features: Array,
@@ -410,13 +411,20 @@ def _expect(
     )
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@partial(programs.Program, static=("num_components", "dimension"))
 def _needed(component: Array, num_components: int, dimension: int) -> Array:
     counts = jnp.zeros((num_components + 1,), jnp.int32).at[component].add(1)
     return estimation.num_inverses(counts[:num_components], dimension)
 
 
-@partial(devices.Program, static_argnums=(5, 6, 7, 8))
+_floor = programs.Program(estimation.floor_of)
+
+
+@partial(
+    programs.Program,
+    static=("num_components", "room", "min_count", "shrinkage"),
+    alone=True,
+)
 def _maximize(  # noqa: PLR0913 - what the M-step takes, positional for jit
     features: Array,
     component: Array,

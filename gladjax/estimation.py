@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import covariance, devices, factors, mixture, routing
+from gladjax import covariance, devices, factors, mixture, programs, routing
 from gladjax.covariance import PRECISION, Shrinkage
 from gladjax.factors import Batch
 from gladjax.mixture import AnyArray, GaussianMixture
@@ -354,7 +354,11 @@ def maximize_streamed(
     return dataclasses.replace(mixture.join(parts), log_weights=shares)
 
 
-@partial(devices.Program, static_argnums=(2, 3, 4, 5))
+@partial(
+    programs.Program,
+    static=("num_components", "room", "min_count", "shrinkage"),
+    alone=True,
+)
 def _maximize(
     features: Array,
     labels: Array,

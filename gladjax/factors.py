@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import covariance, devices, mixture
+from gladjax import covariance, devices, mixture, programs
 from gladjax.covariance import Factor, Shrinkage, Whitened
 from gladjax.mixture import GaussianMixture
 
@@ -235,7 +235,7 @@ def from_roots(
     return each_many(after, scatter, counts, floor, most=most, shrinkage=shrinkage)
 
 
-@partial(devices.Program, static_argnums=1)
+@partial(programs.Program, static=("entries",), alone=True)
 def solved(given: GaussianMixture, entries: int) -> GaussianMixture:
     """Computes the inverses of a mixture that has everything else.
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from gladjax import devices, neighbourhoods
+from gladjax import devices, neighbourhoods, programs
 from gladjax.backbone import Backbone, preprocess
 
 
@@ -174,5 +174,5 @@ def _room(
     return room
 
 
-_extract = jax.jit(extract)
-_extract_each = jax.jit(extract_each)
+_extract = programs.Program(extract)
+_extract_each = programs.Program(extract_each)

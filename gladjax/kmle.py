@@ -47,6 +47,7 @@ from gladjax import (
     estimation,
     iteration,
     mixture,
+    programs,
     samples,
     seeding,
 )
@@ -267,7 +268,7 @@ def first_labels(
     return np.concatenate(parts)[: len(given.features)]
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(programs.Program, static=("exponent",))
 def _euclidean(features: Array, used: Array, centres: Array, exponent: int) -> Array:
     features = jnp.ldexp(features, exponent) if exponent else features
     return jnp.where(used, seeding.euclidean(features, centres), -1)

@@ -13,6 +13,7 @@ Reference: there is none.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gladjax import devices, estimation
+from gladjax import devices, estimation, programs
 from gladjax.assign import Coordinates, coordinates
 from gladjax.mixture import AnyArray, room
 
@@ -138,7 +139,7 @@ def slices(
         )
 
 
-@jax.jit
+@programs.Program
 def _largest(features: Array, used: Array) -> Array:
     """Returns the largest distance of a coordinate from that of the first sample."""
     origin = features[jnp.argmax(used)]
@@ -159,7 +160,7 @@ def _exponent(largest: float) -> int:
     return 0 if abs(power) <= USUAL // 2 else -power
 
 
-@devices.Program
+@partial(programs.Program, alone=True)
 def _summary(features: Array, used: Array) -> tuple[Array, Coordinates]:
     floor = estimation.floor_of(features, used)
     return floor, coordinates(features, valid=used)
@@ -182,7 +183,7 @@ def _streamed_floor(features: np.ndarray, used: np.ndarray, exponent: int) -> Ar
     return jnp.asarray(floor, features.dtype)
 
 
-@devices.Program
+@partial(programs.Program, alone=True)
 def axes(features: Array, used: Array | None = None) -> Coordinates:
     """Returns the leading coordinates of samples, by one program for each shape.
 

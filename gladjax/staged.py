@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from gladjax import covariance, iteration, mixture, samples, seeding
+from gladjax import covariance, iteration, mixture, programs, samples, seeding
 from gladjax.covariance import Shrinkage
 from gladjax.iteration import KMLEInfo, Snapshot
 from gladjax.mixture import AnyArray, GaussianMixture
@@ -197,12 +197,12 @@ def _centres(key: Array, given: Samples, most: int) -> Float[Array, "k d"]:
     return _drawn(key, given.features[::every], given.used[::every], most)
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(programs.Program, static=("most",))
 def _drawn(key: Array, features: Array, used: Array, most: int) -> Array:
     return seeding.kmeans_plus_plus(key, seeding.filled(features, used), most)
 
 
-@jax.jit
+@programs.Program
 def _first_labels(given: Samples, centres: Array, k: Array | int) -> Array:
     # Copies of the first centre are never nearer than it.
     place = jnp.arange(len(centres), dtype=jnp.int32)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gladjax import assign, devices, estimation, mixture, samples
+from gladjax import assign, estimation, mixture, programs, samples
 from gladjax.assign import Coordinates
 from gladjax.covariance import Shrinkage
 from gladjax.iteration import Row
@@ -148,7 +148,7 @@ class Steps:
         return np.concatenate(found)[: len(given.used)], np.concatenate(sums), total
 
 
-@partial(devices.Program, static_argnums=5)
+@partial(programs.Program, static=("exponent",), alone=True)
 def _search(
     old: GaussianMixture,
     features: Array,
@@ -170,7 +170,7 @@ def _search(
     return new, cost, sums, jnp.stack([moved, info.survivors, info.evaluated])
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@partial(programs.Program, static=("num_components", "dimension"))
 def _needed(labels: Array, num_components: int, dimension: int) -> Array:
     safe = jnp.where(labels >= 0, labels, num_components)
     counts = jnp.zeros((num_components + 1,), jnp.int32).at[safe].add(1)
@@ -178,9 +178,10 @@ def _needed(labels: Array, num_components: int, dimension: int) -> Array:
 
 
 @partial(
-    devices.Program,
-    static_argnames=("min_count", "shrinkage"),
-    donate_argnames="old",
+    programs.Program,
+    static=("min_count", "shrinkage"),
+    donate=("old",),
+    alone=True,
     keep_unused=True,
 )
 def _reestimate(

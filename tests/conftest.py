@@ -22,6 +22,8 @@ import jax
 import numpy as np
 import pytest
 
+from gladjax import cache
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -39,6 +41,12 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _commands_that_tests_call_keep_no_programs():
+    """A test may replace parts of the package; the programs it starts keep theirs."""
+    cache.keep_programs = lambda: None
 
 
 @pytest.fixture(autouse=True, scope="module")

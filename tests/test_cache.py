@@ -48,7 +48,9 @@ def test_a_program_is_compiled_once(tmp_path, first):
 def test_the_environment_has_the_last_word(tmp_path):
     other = tmp_path / "other"
     out, _ = run(TWICE, tmp_path / "mine", JAX_COMPILATION_CACHE_DIR=str(other))
-    assert out[0] == "None"
+    assert out[0] == str(other)
+    out, _ = run(TWICE, tmp_path / "mine", JAX_ENABLE_COMPILATION_CACHE="false")
+    assert out == ["None", "False"]
     assert not (tmp_path / "mine").exists()
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Complex, Float, Num
 
+from gladjax import programs
 from gladjax.align import pyramid, sampling, transform
 
 __all__ = ["Turned", "coarse_search", "search", "turn"]
@@ -186,7 +187,7 @@ def _motion(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("num_angles", "num_starts", "max_shift", "max_side")
+    programs.Program, static=("num_angles", "num_starts", "max_shift", "max_side")
 )
 def coarse_search(
     reference: Num[AnyArray, "h w *c"],

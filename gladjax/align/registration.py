@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Num
 
-from gladjax import devices
+from gladjax import programs
 from gladjax.align import multiscale, pyramid, sampling, transform
 from gladjax.align.plan import DEFAULTS, AlignInfo, Options, Plan
 from gladjax.align.robust import ErrorFunction
@@ -33,7 +33,7 @@ AnyArray = Array | np.ndarray
 Matrix = Float[Array, "3 3"]
 
 
-@functools.partial(devices.Program, static_argnames="plan")
+@functools.partial(programs.Program, static=("plan",), alone=True)
 def _register(
     reference: Array, mask: Array, images: Array, plan: Plan
 ) -> tuple[Array, AlignInfo]:

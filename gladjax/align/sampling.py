@@ -24,6 +24,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Num
 
+from gladjax import programs
+
 __all__ = ["as_float", "bicubic", "warp", "warp_batch"]
 
 AnyArray = Array | np.ndarray
@@ -86,7 +88,7 @@ def bicubic(
     return total
 
 
-@functools.partial(jax.jit, static_argnames="shape")
+@functools.partial(programs.Program, static=("shape",))
 def warp(
     image: Num[AnyArray, "h w *c"],
     transform: Float[AnyArray, "3 3"],
@@ -130,7 +132,7 @@ def warp(
     return stacked.reshape(*shape, *pixels.shape[2:]), known.reshape(shape)
 
 
-@functools.partial(jax.jit, static_argnames="shape")
+@functools.partial(programs.Program, static=("shape",))
 def warp_batch(
     images: Num[AnyArray, "n h w *c"],
     transforms: Float[AnyArray, "n 3 3"],

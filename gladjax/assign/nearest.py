@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from gladjax import devices
+from gladjax import devices, programs
 from gladjax.assign.bounds import Bounds, Coordinates, coordinates, prepare
 from gladjax.assign.search import GROUP, search
 from gladjax.mixture import AnyArray, GaussianMixture
@@ -98,7 +98,7 @@ def _checked(mixture: GaussianMixture, features: Float[AnyArray, "n d"]) -> Arra
     return jnp.asarray(features)
 
 
-@partial(devices.Program, static_argnums=5)
+@partial(programs.Program, static=("certify",), alone=True)
 def _nearest(
     features: Array,
     mixture: GaussianMixture,

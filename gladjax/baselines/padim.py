@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from gladjax import devices
+from gladjax import programs
 from gladjax.baselines import grids
 from gladjax.pytree import pytree, static
 
@@ -222,7 +222,7 @@ def _split(
     return split
 
 
-@partial(devices.Program, static_argnames=("layers", "regularization"))
+@partial(programs.Program, static=("layers", "regularization"), alone=True)
 def _gaussians(
     maps: Mapping[str, Float[Array, "m _h _w _k"]],
     masks: Mapping[str, Bool[Array, "m _h _w"]],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gladjax import align, devices, masks, neighbourhoods, scoring
+from gladjax import align, devices, masks, neighbourhoods, programs, scoring
 from gladjax import backbone as backbones
 from gladjax import features as extraction
 from gladjax.backbone import Backbone
@@ -200,7 +200,7 @@ def _scored(
     ]
 
 
-@jax.jit
+@programs.Program
 def run(
     backbone: Backbone, layers: dict[str, Layer], batch: Float[AnyArray, "n h w 3"]
 ) -> dict[str, Float[Array, "n _h _w"]]:
@@ -258,7 +258,7 @@ def located(
     return scoring.heat_map(sharp, mask, size, sigma=sigma)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@functools.partial(programs.Program, static=("quantile", "sigma", "size"))
 def _summarise(
     maps: dict[str, Array],
     counted: Bool[Array, "n h w"],

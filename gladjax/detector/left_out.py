@@ -20,12 +20,11 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import devices, mixture, samples, scoring, staged, weights
+from gladjax import devices, mixture, programs, samples, scoring, staged, weights
 from gladjax.covariance import Shrinkage
 from gladjax.detector.inference import read_off
 from gladjax.detector.model import Detector, Settings
@@ -172,4 +171,4 @@ def scores(
     return found
 
 
-_score = jax.jit(read_off, static_argnums=2)
+_score = programs.Program(read_off, static=("quantile",))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from gladjax import devices, factors, mixture, routing
+from gladjax import factors, mixture, programs, routing
 from gladjax.covariance import Shrinkage
 from gladjax.mixture import GaussianMixture
 from gladjax.online.moments import Moments, floor, joined, moments, scaled
@@ -132,7 +132,7 @@ class Model:
         return mixture.first(self.padded, len(self.moments))
 
 
-@partial(devices.Program, static_argnums=3)
+@partial(programs.Program, static=("shrinkage",), alone=True)
 def _fitted(
     blank: GaussianMixture, counts: Array, floor: Array, shrinkage: Shrinkage
 ) -> GaussianMixture:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from gladjax import assign, devices
+from gladjax import assign, devices, programs
 from gladjax.assign import Bounds
 from gladjax.mixture import AnyArray, GaussianMixture, room
 from gladjax.weights import LocalWeights
@@ -77,7 +77,7 @@ def _log_weights(
     return _dense(starts, component, log_weights, size)
 
 
-@partial(jax.jit, static_argnums=3)
+@partial(programs.Program, static=("size",))
 def _dense(
     starts: Array, component: Array, log_weights: Array, size: tuple[int, int]
 ) -> Float[Array, "k p"]:
@@ -87,7 +87,7 @@ def _dense(
     return empty.at[component, owner].set(log_weights, mode="drop")
 
 
-@devices.Program
+@partial(programs.Program, alone=True)
 def prepare_dense(
     mixture: GaussianMixture, log_weights: Float[Array, "k p"]
 ) -> Prepared:
@@ -109,7 +109,7 @@ def prepare_dense(
     )
 
 
-@jax.jit
+@programs.Program
 def added(
     mixture: GaussianMixture, log_weights: Float[Array, "k p"]
 ) -> Float[Array, "k p"]:
@@ -165,7 +165,7 @@ def log_prob_map(
     return log_prob_maps(mixture, prepared, jnp.asarray(features)[None])[0]
 
 
-@jax.jit
+@programs.Program
 def log_prob_maps(
     mixture: GaussianMixture, prepared: Prepared, features: Float[AnyArray, "m h w d"]
 ) -> Float[Array, "m h w"]:

@@ -2,11 +2,11 @@
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from gladjax import programs
 from gladjax.mixture import AnyArray, room
 from gladjax.weights.local import LabelCounts, tallied, windowed
 
@@ -72,12 +72,12 @@ def around(
     return _window(total, radius)
 
 
-@partial(jax.jit, donate_argnums=0)
+@partial(programs.Program, donate=("total",))
 def _add(total: Array, labels: Array, before: LabelCounts | None) -> Array:
     return tallied(labels, total.shape[2], before=before, total=total)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(programs.Program, static=("radius",))
 def _window(total: Float[Array, "r w k"], radius: float) -> Array:
     reach = int(radius)
     return windowed(total, radius)[reach : len(total) - reach]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import assign, devices, iteration, samples
+from gladjax import assign, iteration, programs, samples
 from gladjax.assign import Bounds
 from gladjax.iteration import Row
 from gladjax.mixture import AnyArray, GaussianMixture, roomy
@@ -202,12 +202,12 @@ class _Steps:
         return labels, row
 
 
-@devices.Program
+@partial(programs.Program, alone=True)
 def _prepare(mixture: GaussianMixture, few: Array, used: Array) -> Bounds:
     return assign.prepare(mixture, samples.axes(few.astype(mixture.means.dtype), used))
 
 
-@jax.jit
+@programs.Program
 def _search(
     given: tuple[GaussianMixture, Bounds, Float[Array, "k h w"]],
     features: Float[Array, "m h w d"],
@@ -232,7 +232,7 @@ def _search(
     return labels.reshape(m, h, w), jnp.sum(cost, axis=1), seen
 
 
-@partial(jax.jit, static_argnums=2)
+@partial(programs.Program, static=("prior",))
 def weigh(
     mixture: GaussianMixture, around: Float[Array, "h w k"], prior: float
 ) -> Float[Array, "k h w"]:

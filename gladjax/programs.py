@@ -1,0 +1,330 @@
+"""Jitted functions whose compiled programs outlive the process.
+
+JAX keeps what XLA compiled, but it traces and lowers a function again in every process
+before it can look: more than half of what a command waits for when it scores one image.
+A `Program` keeps the loaded program itself: a later process with the same function,
+shapes, versions and device reads it and runs. It does so where `cache.keep_programs`
+was called, as the command line does; elsewhere a `Program` is ``jax.jit``.
+
+What a program depends on is part of its file's name: the sources of this package, the
+versions of what traces and compiles them, JAX's settings and XLA's flags, the processor
+or accelerator, the structure, shapes and types of the arguments, and the arguments that
+are compile-time constants. Where one of these comes from other code than this package's
+(a network of one's own, say), nothing is known of its sources, and JAX does what it
+always does. So it does with arrays that are spread over devices.
+
+A kept program is machine code, as those are that JAX keeps: only files in a folder that
+nobody else can write to are read. A file that is damaged is compiled again.
+
+On a CPU a program that factors matrices runs alone: two of them at once, in two threads
+of a process, may wait for each other's threads for ever (jaxlib 0.10.2, two cores).
+
+Notation: none.
+
+Differs from the reference in: there is none.
+
+Reference: there is none.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import os
+import pickle
+import platform
+import sys
+import tempfile
+import threading
+import types
+import zlib
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
+
+from gladjax import cache, devices
+
+ENDING = ".program"
+_PACKAGE = Path(__file__).parent
+_TRACERS = ("jax", "jaxlib", "flax", "numpy")  # Whose versions matter.
+_KNOWN = ("gladjax", "builtins", "collections", "functools", *_TRACERS)
+_CONTEXT = ("jax_enable_x64", "jax_default_matmul_precision")
+_DEBUGGING = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs")
+_running = threading.RLock()  # Held while a program factors matrices.
+_compiling = threading.Lock()
+
+
+class Program:
+    """A jitted function; see the module.
+
+    Args:
+      function: The function; without ``*args`` and ``**kwargs``.
+      static: Names of the arguments that are compile-time constants.
+      donate: Names of the arguments whose memory the results may take.
+      alone: Whether it factors matrices.
+      keep_unused: As in ``jax.jit``.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        static: Sequence[str] = (),
+        donate: Sequence[str] = (),
+        alone: bool = False,
+        keep_unused: bool = False,
+    ) -> None:
+        """Compiles nothing yet."""
+        functools.update_wrapper(self, function)
+        self.function, self._signature = function, inspect.signature(function)
+        self._static, self._donate = tuple(static), tuple(donate)
+        self._alone, self._keep_unused = alone, keep_unused
+        self._jitted = jax.jit(
+            function,
+            static_argnames=self._static,
+            donate_argnames=self._donate,
+            keep_unused=keep_unused,
+        )
+        self.lower, self.trace = self._jitted.lower, self._jitted.trace
+
+    def __call__(self, *args: Any, **named: Any) -> Any:  # noqa: ANN401 - as the function
+        """Returns what the function returns; if it runs alone, when it is there."""
+        if any(isinstance(a, Tracer) for a in jax.tree.leaves((args, named))):
+            return self._jitted(*args, **named)
+        devices.check_process()
+        if not self._alone or jax.default_backend() != "cpu":
+            return self._run(args, named)
+        with _running:
+            return jax.block_until_ready(self._run(args, named))
+
+    def _run(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Runs the kept program, or JAX's where none can be kept."""
+        folder = cache.kept()
+        if folder is None or not _usual():
+            return self._jitted(*args, **named)
+        given = self._signature.bind(*args, **named).arguments
+        static = tuple(
+            (name, given.pop(name)) for name in self._static if name in given
+        )
+        leaves, tree = jax.tree.flatten(given)
+        kinds = tuple(map(_kind, leaves))
+        if None in kinds:
+            return self._jitted(*args, **named)
+        context = (
+            devices.target(),
+            *(_setting(name) for name in _CONTEXT),
+            *(type(value).__name__ for _, value in static),  # For 1 == 1.0 == True.
+        )
+        key = (self, tree, static, kinds, context)
+        if key not in cache.loaded:
+            cache.loaded[key] = self._found(folder, key[1:], leaves)
+        program = cache.loaded.get(key)
+        return self._jitted(*args, **named) if program is None else program(*leaves)
+
+    def _found(
+        self, folder: Path, key: tuple[Any, ...], leaves: list[Any]
+    ) -> Callable[..., Any] | None:
+        """Reads a program, or compiles and keeps it; None where it has no name."""
+        tree, static, kinds, context = key
+        try:
+            words = "\n".join(
+                (_environment(), _told((self.function, tree, static, kinds, context)))
+            )
+        except _UnknownError:
+            return None
+        digest = hashlib.sha256(words.encode()).hexdigest()
+        path = folder / f"{self.function.__name__}-{digest}{ENDING}"
+        _initialize()
+        program = _read(path, leaves)
+        if program is None:
+            program = _compiled(self._flat(tree, static, leaves), leaves)
+            _write(path, program)
+        return program
+
+    def _flat(self, tree: Any, static: tuple[Any, ...], leaves: list[Any]) -> Any:  # noqa: ANN401
+        """Returns the jitted function of the leaves alone."""
+
+        def function(*leaves: Any) -> Any:  # noqa: ANN401
+            return self.function(**jax.tree.unflatten(tree, leaves), **dict(static))
+
+        function.__name__ = self.function.__name__
+        given = jax.tree.unflatten(tree, range(len(leaves)))
+        donated = jax.tree.leaves([given[n] for n in self._donate if n in given])
+        return jax.jit(function, donate_argnums=donated, keep_unused=self._keep_unused)
+
+
+class _UnknownError(Exception):
+    """Something of which it is not known whether it will be the same tomorrow."""
+
+
+def _setting(name: str) -> Any:  # noqa: ANN401 - of any type
+    """Returns a setting of JAX, as it is in this thread and block."""
+    return getattr(jax.config, name)
+
+
+def _usual() -> bool:
+    """Whether programs run on one device, and nobody looks for errors in them."""
+    return (
+        _setting("jax_default_device") is None
+        and jax.process_count() == 1
+        and not any(map(_setting, _DEBUGGING))
+    )
+
+
+def _kind(leaf: Any) -> tuple[Any, ...] | None:  # noqa: ANN401
+    """Returns what of an argument a program is compiled for."""
+    if isinstance(leaf, jax.Array):
+        if leaf.devices() != {jax.devices()[0]}:
+            return None
+        return leaf.shape, str(leaf.dtype), getattr(leaf, "weak_type", False)
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        return leaf.shape, str(jax.dtypes.canonicalize_dtype(leaf.dtype))
+    return (type(leaf).__name__,) if type(leaf) in (bool, int, float, complex) else None
+
+
+def _told(value: Any) -> str:  # noqa: ANN401 - whatever a program may depend on
+    """Returns a value in words that are the same in every process.
+
+    Raises:
+      _UnknownError: If it is, or is made by, code of somebody else.
+    """
+    kind = type(value)
+    if value is None or kind in (bool, int, float, complex, str, bytes):
+        return repr(value)
+    if isinstance(value, np.dtype):
+        return str(value)
+    if isinstance(value, (type, types.FunctionType)):
+        return _told_code(value)
+    if isinstance(value, jax.tree_util.PyTreeDef):
+        node = value.node_data()
+        parts = [node and tuple(node), *value.children()]
+    elif isinstance(value, frozenset):
+        return f"{{{', '.join(sorted(map(_told, value)))}}}"
+    elif isinstance(value, (tuple, list)):  # Named ones too.
+        parts = list(value)
+    elif isinstance(value, dict):
+        parts = list(value.items())
+    elif isinstance(value, functools.partial):
+        parts = [value.func, value.args, value.keywords]
+    elif isinstance(value, Program):
+        return _told(value.function)
+    elif dataclasses.is_dataclass(value):
+        parts = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    else:
+        raise _UnknownError
+    return f"{_told_code(kind)}({', '.join(map(_told, parts))})"
+
+
+def _told_code(value: Any) -> str:  # noqa: ANN401 - a class or a function
+    """Returns where in this package, Python or JAX something is defined."""
+    if value.__module__.partition(".")[0] not in _KNOWN:
+        raise _UnknownError
+    name = f"{value.__module__}:{value.__qualname__}"
+    if isinstance(value, type):
+        return name
+    cells = [cell.cell_contents for cell in value.__closure__ or ()]
+    given = _told((value.__defaults__, value.__kwdefaults__, cells))
+    return f"{name}:{value.__code__.co_firstlineno}{given}"
+
+
+@functools.cache
+def _environment() -> str:
+    """Returns, in words, what all programs of a process depend on."""
+    sources = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        sources.update(f"{path.relative_to(_PACKAGE)}\n".encode())
+        sources.update(hashlib.sha256(path.read_bytes()).digest())
+    device = jax.devices()[0]
+    settings = {k: v for k, v in jax.config.values.items() if "cache" not in k}
+    return "\n".join(
+        (
+            sources.hexdigest(),
+            sys.version,
+            *(f"{name} {metadata.version(name)}" for name in _TRACERS),
+            f"{device.platform} {device.device_kind} {len(jax.devices())}",
+            device.client.platform_version,
+            _processor(),
+            *(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
+            repr(sorted(settings.items())),
+        )
+    )
+
+
+def _processor() -> str:
+    """Returns what the processor can do: a program for another one may end this one."""
+    words = f"{platform.machine()} {platform.processor()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # Not Linux.
+        return words
+    names = ("model name", "flags", "Features")
+    return "\n".join(
+        [words, *dict.fromkeys(line for line in lines if line.startswith(names))]
+    )
+
+
+@functools.cache
+def _initialize() -> None:
+    """Has JAX look up LAPACK, as it does when it lowers what calls it."""
+    shape = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    jax.jit(jnp.linalg.cholesky).lower(shape)
+
+
+def _compiled(function: Any, leaves: list[Any]) -> Any:  # noqa: ANN401 - private types
+    """Compiles a jitted function, past JAX's cache.
+
+    What JAX read from its cache cannot be written again.
+    """
+    lowered = function.lower(*leaves)
+    with _compiling:
+        enabled = _setting("jax_enable_compilation_cache")
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        try:
+            return lowered.compile()
+        finally:
+            jax.config.update("jax_enable_compilation_cache", enabled)
+            compilation_cache.reset_cache()
+
+
+def _read(path: Path, leaves: list[Any]) -> Any:  # noqa: ANN401 - private types
+    """Returns the program in a file, or None where there is none that is whole."""
+    try:
+        data = path.read_bytes()
+        if data[:32] != _seal(path, data[32:]):
+            return None
+        os.utime(path)  # The oldest go first.
+        payload, out_tree = pickle.loads(zlib.decompress(data[32:]))
+        in_tree = jax.tree.structure((tuple(leaves), {}))
+        return serialize_executable.deserialize_and_load(
+            payload, in_tree, out_tree, execution_devices=jax.devices()[:1]
+        )
+    except Exception:
+        return None
+
+
+def _write(path: Path, program: Any) -> None:  # noqa: ANN401 - private types
+    """Keeps a program, if it can be; a process that is killed leaves no part of it."""
+    try:
+        payload, _, out_tree = serialize_executable.serialize(program)
+        data = zlib.compress(pickle.dumps((payload, out_tree)), 1)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=ENDING, delete=False
+        ) as file:
+            file.write(_seal(path, data) + data)
+        os.replace(file.name, path)
+    except Exception:
+        return
+
+
+def _seal(path: Path, data: bytes) -> bytes:
+    """Returns the hash with which a file begins: of its name and what follows."""
+    return hashlib.sha256(path.name.encode() + data).digest()

@@ -1,0 +1,399 @@
+"""Programs that outlive the process: the same answers, and never another's program."""
+
+import collections
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gladjax import cache, covariance, detector, programs
+
+Pair = collections.namedtuple("Pair", "low high")
+
+SCRIPT = """
+import collections, sys
+import jax
+found = collections.Counter()
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **more: found.update(
+        [more.get("fun_name")] if event.endswith("jaxpr_trace_duration") else []
+    )
+)
+from gladjax import cache
+cache.keep_programs()
+import numpy as np
+from gladjax import assign, kmle
+rng = np.random.default_rng(0)
+x = rng.normal(size=(600, 6)).astype(np.float32)
+fitted, _ = kmle.fit(jax.random.key(0), x, num_components=4, max_steps=5)
+labels = assign.nearest(fitted, x)[0]
+print(sum(found[name] for name in ("_search", "_reestimate", "_nearest")))
+print(labels.sum(), float(fitted.means.sum()).hex())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder in which this test keeps its programs."""
+    place = tmp_path / "programs"
+    place.mkdir(mode=0o700)
+    monkeypatch.setattr(cache, "_kept", [place])
+    monkeypatch.setattr(cache, "loaded", {})
+    return place
+
+
+def number(folder):
+    return len(list(folder.glob(f"*{programs.ENDING}")))
+
+
+def double(x):
+    traced.append(x.shape)
+    return 2 * x
+
+
+traced = []
+
+
+def forget():
+    """What the end of the process does."""
+    cache.loaded.clear()
+    traced.clear()
+
+
+double.__module__ = "gladjax.tests"  # As if it were a function of the package.
+forget.__module__ = "gladjax.tests"
+
+
+def run(place, **more):
+    known = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env={**known, "GLADJAX_CACHE": str(place), **more},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_second_process_traces_none_and_answers_the_same(tmp_path):
+    (first, *known), (second, *again) = run(tmp_path), run(tmp_path)
+    assert int(first) >= 3
+    assert second == "0"
+    assert again == known
+    plain = run(tmp_path, JAX_ENABLE_COMPILATION_CACHE="true")  # Keeps nothing whole.
+    assert plain == [first, *known]
+
+
+def test_a_program_is_read_back(folder):
+    program = programs.Program(double)
+    for _ in range(2):
+        forget()
+        np.testing.assert_array_equal(program(np.arange(3.0)), [0, 2, 4])
+        np.testing.assert_array_equal(program(np.arange(4.0)), [0, 2, 4, 6])
+    assert not traced
+    assert number(folder) == 2
+
+
+def test_without_a_folder_it_is_a_jitted_function(monkeypatch):
+    monkeypatch.setattr(cache, "_kept", [])
+    monkeypatch.setattr(cache, "loaded", {})
+    forget()
+    program = programs.Program(double)
+    assert program(np.float32(2)) == program(np.float32(2)) == 4
+    assert traced == [()]
+    assert not cache.loaded
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (np.float32(1),),
+        (1,),
+        (1.0,),
+        (jnp.float32(1),),
+        (jnp.asarray(1.0) * 1,),
+        (np.int32(1),),
+        (np.float64(1),),
+        (jnp.bfloat16(1),),
+        (np.ones((1,), np.float32),),
+    ],
+    ids=repr,
+)
+def test_a_result_has_the_type_that_jit_gives_it(folder, arguments):
+    def function(x):
+        return x + 1, {"a": (x, None)}, Pair(x, x)
+
+    function.__module__ = "gladjax.tests"
+    program = programs.Program(function)
+    known = jax.jit(function)(*arguments)
+    for _ in range(2):
+        forget()
+        found = program(*arguments)
+        assert jax.tree.structure(found) == jax.tree.structure(known)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(known), strict=True):
+            assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
+            np.testing.assert_array_equal(a, b)
+    assert number(folder) == 1
+
+
+def test_constants_and_names_of_arguments(folder):
+    def function(x, power=2, *, plus=0):
+        return x**power + plus
+
+    function.__module__ = "gladjax.tests"
+    program = programs.Program(function, static=("power", "plus"))
+    x = np.full(2, 3.0, np.float32)
+    for _ in range(2):
+        forget()
+        assert program(x)[0] == program(x=x)[0] == program(x, 2)[0] == 9
+        assert program(x, 3)[0] == program(x, power=3)[0] == 27
+        assert program(x, 3, plus=1)[0] == 28
+        assert program(x.astype(int), 2.0).dtype == np.float32
+        assert program(x.astype(int), 2).dtype == np.int32
+    assert number(folder) == 6  # Whether a default is given or not is no matter to JAX.
+
+
+def test_donated_memory_is_gone(folder):
+    def function(old, x):
+        return jax.tree.map(lambda a: a + x, old)
+
+    function.__module__ = "gladjax.tests"
+    program = programs.Program(function, donate=("old",))
+    for _ in range(2):
+        forget()
+        old, x = {"a": jnp.ones(5), "b": jnp.zeros(3)}, jnp.float32(1)
+        np.testing.assert_array_equal(program(old, x)["a"], np.full(5, 2))
+        assert all(a.is_deleted() for a in old.values())
+        assert not x.is_deleted()
+    assert number(folder) == 1
+
+
+def test_keys_of_random_numbers(folder):
+    def function(key, x):
+        return jax.random.normal(key, x.shape) + x, key
+
+    function.__module__ = "gladjax.tests"
+    program = programs.Program(function)
+    x = np.zeros(4, np.float32)
+    for seed in (0, 1):
+        forget()
+        found, key = program(jax.random.key(seed), x)
+        np.testing.assert_array_equal(found, jax.random.normal(key, (4,)))
+    assert number(folder) == 1
+
+
+def test_float64_is_a_program_of_its_own(folder):
+    program = programs.Program(double)
+    x = np.full(2, 1 / 3)
+    assert program(x).dtype == np.float32
+    with jax.enable_x64(True):
+        assert program(x).dtype == np.float64
+        np.testing.assert_array_equal(program(x), 2 * x)
+    assert program(x).dtype == np.float32
+    assert number(folder) == 2
+
+
+def test_inside_of_other_programs_it_is_traced(folder):
+    program = programs.Program(double, alone=True)
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(jax.jit(program)(x), 2 * x)
+    np.testing.assert_array_equal(jax.vmap(program)(x), 2 * x)
+    np.testing.assert_array_equal(jax.grad(lambda x: program(x).sum())(x), 2 + 0 * x)
+    assert not number(folder)
+
+
+def test_spread_arrays_and_other_devices_are_left_to_jax(folder):
+    devices = jax.devices()
+    if len(devices) < 2:
+        pytest.skip("one device")
+    program = programs.Program(double)
+    spread = NamedSharding(jax.make_mesh((2,), ("x",)), PartitionSpec("x"))
+    found = program(jax.device_put(np.ones(4, np.float32), spread))
+    assert len(found.devices()) == 2
+    assert program(jax.device_put(np.float32(1), devices[1])).devices() == {devices[1]}
+    with jax.default_device(devices[1]):
+        assert program(np.float32(1)).devices() == {devices[1]}
+    assert not number(folder)
+
+
+def test_errors_are_looked_for_where_they_are_asked_for(folder):
+    program = programs.Program(double)
+    with jax.disable_jit():
+        program(np.float32(1))
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        program(np.float32(np.nan))
+    assert not number(folder)
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "other", "swapped"])
+def test_a_damaged_file_is_compiled_again(folder, damage):
+    program = programs.Program(double)
+    program(np.zeros(3, np.float32))
+    (path,) = folder.iterdir()
+    whole = path.read_bytes()
+    if damage == "swapped":  # Whole, but of another program.
+        programs.Program(double)(np.zeros(4, np.float32))
+        (other,) = set(folder.iterdir()) - {path}
+        path.write_bytes(other.read_bytes())
+    else:
+        cut = {
+            "half": whole[: len(whole) // 2],
+            "empty": b"",
+            "other": whole[:-1] + b"?",
+        }
+        path.write_bytes(cut[damage])
+    forget()
+    np.testing.assert_array_equal(program(np.ones(3, np.float32)), [2, 2, 2])
+    assert path.read_bytes()[32:] != b""
+    forget()
+    program(np.ones(3, np.float32))
+    assert not traced
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(folder, monkeypatch):
+    monkeypatch.setattr(cache, "_kept", [folder / "gone"])
+    assert programs.Program(double)(np.float32(1)) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes")
+def test_what_others_may_write_is_not_run(tmp_path):
+    place = tmp_path / "programs"
+    place.mkdir(mode=0o700)
+    assert cache._private(place)
+    for mode in (0o770, 0o702):
+        place.chmod(mode)
+        assert not cache._private(place)
+    assert not cache._private(tmp_path / "gone")
+
+
+def test_threads_find_one_program(folder):
+    program = programs.Program(double)
+    found = []
+    x = np.ones(3, np.float32)
+    threads = [
+        threading.Thread(target=lambda: found.append(program(x))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [float(a.sum()) for a in found] == [6.0] * 4
+    assert number(folder) == 1
+
+
+def test_code_of_others_is_not_kept(folder):
+    """Nothing is known of what it will be tomorrow."""
+
+    def theirs(x):
+        return x + 1
+
+    assert programs.Program(theirs)(np.float32(1)) == 2
+    image = np.zeros((1, 32, 32, 3), np.float32)
+    network = tiny.network()
+    detector.inference.run(network, {}, image)
+    assert not number(folder)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda x: x,
+        tiny.network,
+        functools.partial(tiny.pictures, 3),
+        object(),
+        (1, (object(),)),
+        np.float64(1),
+        np.zeros(2),
+    ],
+    ids=["lambda", "cached", "partial", "object", "within", "scalar", "array"],
+)
+def test_what_is_not_known_is_said(value):
+    with pytest.raises(programs._UnknownError):
+        programs._told(value)
+
+
+def test_words_tell_values_apart():
+    values = [
+        None, 1, 1.0, True, "1", b"1", (1,), [1], {1: 2}, ((1, 2),),
+        frozenset((1, 2)), np.dtype("float32"), np.dtype("float64"),
+        covariance.Factor, double, forget,
+        *(functools.partial(double, n) for n in (1, 2)),
+        jax.tree.structure((1, 2)), jax.tree.structure([1, 2]),
+        jax.tree.structure({"a": 1}), jax.tree.structure({"b": 1}),
+        jax.tree.structure(None), jax.tree.structure(1),
+    ]  # fmt: skip
+    assert len({programs._told(value) for value in values}) == len(values)
+
+
+WORDS = """
+import jax
+from gladjax import backbone, programs
+for name in ("resnet18", "efficientnet_lite0", "resnet18"):
+    network = backbone.random(jax.random.key(0), name)
+    print(programs._told(jax.tree.structure(network)))
+"""
+
+
+def test_a_network_of_ours_is_told_in_words():
+    done = subprocess.run(
+        [sys.executable, "-c", WORDS], capture_output=True, text=True, check=True
+    )
+    words = done.stdout.splitlines()
+    assert words[0] == words[2] != words[1]
+    assert "0x" not in done.stdout
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """The words of the environment, anew at each call."""
+    monkeypatch.setattr(programs, "_environment", programs._environment.__wrapped__)
+    return lambda: programs._environment()
+
+
+def test_a_change_of_the_sources_is_another_program(environment, tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    file = tmp_path / "sub" / "one.py"
+    file.write_text("x = 1")
+    monkeypatch.setattr(programs, "_PACKAGE", tmp_path)
+    words = [environment()]
+    file.write_text("x = 2")
+    words.append(environment())
+    file.rename(tmp_path / "one.py")
+    words.append(environment())
+    assert len(set(words)) == 3
+    assert environment() == words[2]
+
+
+def test_flags_and_versions_are_part_of_it(environment, monkeypatch):
+    words = [environment()]
+    assert environment() == words[0]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    words.append(environment())
+    monkeypatch.setattr(programs.metadata, "version", lambda _: "0.0")
+    words.append(environment())
+    monkeypatch.setattr(programs, "_processor", lambda: "another")
+    words.append(environment())
+    assert len(set(words)) == 4
+
+
+def test_the_processor_is_named(monkeypatch):
+    assert programs._processor()
+    monkeypatch.setattr(pathlib.Path, "read_text", _fails)
+    assert programs._processor()
+
+
+def _fails(*_, **__):
+    raise OSError
