@@ -41,6 +41,7 @@ class Sizes(NamedTuple):
       rank_wide: leading coordinates,
       fine_wide: and those of single pairs.
       chunk: Samples whose bounds are held at once.
+      listed: Pairs of a sample that are listed first; twice as many each time.
       slots: Pairs in a block that shares a pass over the rows of a component.
       elements: Numbers that a batch of blocks gathers at most.
       together: Whether images are scored together, rather than one after the other.
@@ -53,6 +54,7 @@ class Sizes(NamedTuple):
     rank_wide: int
     fine_wide: int
     chunk: int
+    listed: int
     slots: int
     elements: int
     together: bool
@@ -66,6 +68,7 @@ CPU = Sizes(
     rank_wide=32,
     fine_wide=96,
     chunk=8192,
+    listed=3,
     slots=16,
     elements=1 << 20,
     together=False,
@@ -78,6 +81,7 @@ ACCELERATOR = Sizes(
     rank_wide=48,
     fine_wide=96,
     chunk=65536,
+    listed=8,
     slots=128,
     elements=1 << 25,
     together=True,

@@ -251,7 +251,7 @@ def test_open_pairs_are_all_listed_component_by_component(rng):
 @pytest.mark.parametrize("ranks", [(6, 6), (6, 20)])
 def test_costs_within_reach_are_all_computed(x64, rng, monkeypatch, ranks, first):
     search = importlib.import_module("gladjax.assign.search")
-    monkeypatch.setattr(search, "FIRST", first)
+    monkeypatch.setattr(devices, "CPU", devices.CPU._replace(listed=first))
     monkeypatch.setattr(search, "GROUPS", 4)
     fitted, x = example(rng, 40, dtype=np.float64, distance=1.0)
     bounds = assign.prepare(fitted, assign.coordinates(x, ranks=ranks))
@@ -277,7 +277,7 @@ def test_the_lowest_pairs_come_first(x64, rng, monkeypatch, ranks):
     guess = jnp.asarray(rng.integers(-1, every.shape[1], len(x)), jnp.int32)
     computed = []
     for first, groups in [(1, 2), (1, 64), (8, 3)]:
-        monkeypatch.setattr(search, "FIRST", first)
+        monkeypatch.setattr(devices, "CPU", devices.CPU._replace(listed=first))
         monkeypatch.setattr(search, "GROUPS", groups)
         for some in (None, guess):
             found = assign.search(fitted, bounds, x, fixed, guess=some)

@@ -28,7 +28,6 @@ from gladjax.assign.bounds import Bounds, lower, lower_of_pairs, monomials
 from gladjax.assign.exact import distances_of_pairs
 from gladjax.mixture import GaussianMixture
 
-FIRST = 8  # Pairs of a sample that are listed first; twice as many each time.
 GROUPS = 64  # Groups of components whose least bounds tell which pairs are low.
 GROUP = 64  # Pairs that are counted together when open ones are listed.
 
@@ -88,9 +87,8 @@ def search(
         samples = jnp.pad(samples, pad, constant_values=jnp.nan)
     state, samples = _bounded(bounds, samples, addends, limit)
     given = _Given(mixture, bounds, samples, addends, reach)
-    tight = given.tight
-    n = samples.shape[0]
-    size = n if tight else FIRST * n
+    n, tight, few = samples.shape[0], given.tight, devices.sizes().listed
+    size = n if tight else few * n
 
     def begin(state: Found) -> tuple[Array, Array]:
         own, more = jnp.arange(n, dtype=jnp.int32), (0, size - n)
@@ -106,7 +104,7 @@ def search(
         state, i, left = carry
         passed = jnp.full_like(state.best, jnp.inf)
         if not tight:  # Where not all can be listed, the lowest ones are.
-            count = jnp.where(left > size, FIRST << jnp.minimum(i, 16), 0)
+            count = jnp.where(left > size, few << jnp.minimum(i, 16), 0)
             passed = _level(state.low, count)
 
         def following(state: Found) -> tuple[Array, Array]:
@@ -117,7 +115,8 @@ def search(
             passed = jnp.where(i == 0, jnp.inf, passed)
         else:
             pairs = following(state)
-        state = _taken(state, given, pairs, passed)
+        guesses = (i == 0) & (guess is not None)
+        state = _taken(state, given, pairs, passed, guesses)
         left = jnp.sum(_open(state, reach), dtype=jnp.int32)
         survivors = jnp.where(i == 0, left, state.survivors)
         return state._replace(survivors=survivors), i + 1, left
@@ -210,6 +209,7 @@ def _taken(
     given: _Given,
     pairs: tuple[Int[Array, " p"], Int[Array, " p"]],
     passed: Float[Array, " c"],
+    guesses: Bool[Array, ""],
 ) -> Found:
     """Takes some pairs into account.
 
@@ -218,6 +218,7 @@ def _taken(
       given: The mixture and the samples.
       pairs: Sample and component of each; component -1 is no pair.
       passed: A bound that all open pairs that are not listed are above.
+      guesses: Whether these are guesses, whose costs are computed anyhow.
 
     Returns:
       What is known then.
@@ -227,8 +228,9 @@ def _taken(
     add = given.addends[at, owner if given.addends.shape[1] > 1 else 0]
     low = jnp.where(component >= 0, state.low[at, owner], jnp.inf)
     if given.bounds.fine is not None:
-        finer = lower_of_pairs(given.bounds.fine, given.samples, owner, component)
-        low = jnp.maximum(low, _rounded_down(finer + add))
+        some = jnp.where(guesses, -1, component)  # Of no pair there is no bound.
+        finer = lower_of_pairs(given.bounds.fine, given.samples, owner, some)
+        low = jnp.where(guesses, low, jnp.maximum(low, _rounded_down(finer + add)))
 
     def turn(i: Array, carry: tuple[Found, Array, Array]) -> tuple[Found, Array, Array]:
         known, low, exact = carry
