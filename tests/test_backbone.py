@@ -12,7 +12,7 @@ from PIL import Image
 from quick import quick
 
 from gladjax import backbone, features
-from gladjax.backbone import layers, matching, winograd
+from gladjax.backbone import entries, layers, matching, winograd
 
 
 def tiny(weights, images):
@@ -112,6 +112,15 @@ def test_any_function_is_a_backbone():
         "fine": (1, 8, 6, 5),
         "coarse": (1, 4, 3, 5),
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "efficientnet_lite1", "efficientnet_lite0_wide"]
+)
+def test_channels_that_are_known_are_those_of_the_maps(name):
+    known = entries.entry(name)
+    traced = backbone.random(jax.random.key(0), name).dims
+    assert known.family.dims(known.spec) == traced
 
 
 @pytest.mark.parametrize("layer", ["nowhere", "flat"])

@@ -65,7 +65,7 @@ class Backbone:
     apply: Apply = static()
 
 
-def from_function(
+def from_function(  # noqa: PLR0913 - a description
     apply: Apply,
     weights: Any,  # noqa: ANN401 - any pytree of arrays
     *,
@@ -75,6 +75,7 @@ def from_function(
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0),
     scale: tuple[float, float, float] = (255.0, 255.0, 255.0),
     licence: str = "unknown",
+    dims: tuple[int, ...] | None = None,
 ) -> Backbone:
     """Wraps any network as a `Backbone`.
 
@@ -88,26 +89,31 @@ def from_function(
       offset: Subtracted from each RGB channel (0 to 255).
       scale: Divides each RGB channel afterwards.
       licence: Licence of the weights.
+      dims: Channels of each map, where they are known; tracing takes a while.
 
     Returns:
-      The backbone, its ``dims`` found by tracing ``apply`` once without computing.
+      The backbone; by default its ``dims`` are found by tracing ``apply`` once without
+      computing.
 
     Raises:
       ValueError: If ``apply`` does not give a map of rank 4 for each layer.
     """
-    images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-    maps = jax.eval_shape(apply, weights, images)
-    for layer in layers:
-        if layer not in maps or len(maps[layer].shape) != 4:
-            raise ValueError(
-                f"{name}: apply gives no (n, h, w, d) map named {layer!r}; it gives "
-                + ", ".join(f"{key} {value.shape}" for key, value in maps.items())
-            )
+    if dims is None:
+        images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+        maps = jax.eval_shape(apply, weights, images)
+        for layer in layers:
+            if layer not in maps or len(maps[layer].shape) != 4:
+                given = ", ".join(f"{key} {map_.shape}" for key, map_ in maps.items())
+                raise ValueError(
+                    f"{name}: apply gives no (n, h, w, d) map named {layer!r}; "
+                    f"it gives {given}"
+                )
+        dims = tuple(int(maps[layer].shape[-1]) for layer in layers)
     return Backbone(
         weights=weights,
         name=name,
         layers=tuple(layers),
-        dims=tuple(int(maps[layer].shape[-1]) for layer in layers),
+        dims=dims,
         image_size=image_size,
         offset=offset,
         scale=scale,

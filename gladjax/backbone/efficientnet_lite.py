@@ -176,6 +176,12 @@ def _stages(spec: Spec) -> list[list[BlockSpec]]:
     return stages
 
 
+def dims(spec: Spec) -> tuple[int, ...]:
+    """Returns the channels of the maps of the taps."""
+    tapped = [_blocks(spec)[index] for index in _taps(spec)]
+    return tuple(b.dim_in * b.expand if spec.wide else b.dim_out for b in tapped)
+
+
 def _taps(spec: Spec) -> tuple[int, ...]:
     """Indices of the tapped blocks: the last of stages 1, 2 and 4."""
     stages = _stages(spec)
@@ -201,4 +207,4 @@ def _round(channels: float) -> int:
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
-FAMILY = Family(EfficientNetLite, names, EPSILON)
+FAMILY = Family(EfficientNetLite, names, EPSILON, dims=dims)

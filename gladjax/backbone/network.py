@@ -44,6 +44,7 @@ class Family:
         have, by name.
       ignored: Other tensors that a checkpoint may hold.
       classifies: Whether a classifier can be built.
+      dims: Channels of the maps of a spec, None where they are found by tracing.
       hastens: Whether specs have a field ``fast`` (see `winograd`).
     """
 
@@ -53,6 +54,7 @@ class Family:
     filters: Callable[[Any], Mapping[str, np.ndarray]] = lambda _: {}
     ignored: frozenset[str] = frozenset()
     classifies: bool = True
+    dims: Callable[[Any], tuple[int, ...] | None] = lambda _: None
     hastens: bool = False
 
 
@@ -116,6 +118,7 @@ def assemble(
         Network(family, spec),
         matching.to_jax(weights),
         layers=LAYERS,
+        dims=family.dims(spec),
         **description,
     )
     tapped = family.names(dataclasses.replace(unfolded, head=0)).values()

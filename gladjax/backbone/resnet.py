@@ -165,6 +165,12 @@ def names(spec: Spec) -> Names:
     return table
 
 
+def dims(spec: Spec) -> tuple[int, ...]:
+    """Returns the channels of the maps of the taps."""
+    last = {block.stage: block.dim for block in _blocks(spec)}
+    return tuple(last[stage + 1] for stage in range(len(LAYERS)))
+
+
 def filters(spec: Spec) -> Mapping[str, np.ndarray]:
     """Returns the blur filters that a checkpoint holds, by name."""
     if spec.filter_size is None:
@@ -230,4 +236,4 @@ def _maximum(
     return x
 
 
-FAMILY = Family(ResNet, names, EPSILON, filters, hastens=True)
+FAMILY = Family(ResNet, names, EPSILON, filters, dims=dims, hastens=True)
