@@ -198,13 +198,17 @@ def test_batch_scoring_lowers(platform):
         of((entries,), jnp.int32),
         of((entries,)),
     )
-    prepared = jax.eval_shape(scoring.prepare_dense, mixture, of((COMPONENTS, count)))
+
+    @jax.jit
+    def prepare(mixture, log_weights):
+        added = scoring.added(mixture, log_weights)
+        return scoring.Prepared(scoring.bounds(mixture), added)
+
+    prepared = jax.eval_shape(prepare, mixture, of((COMPONENTS, count)))
     layers = {"wide": Layer(mixture, local, prepared)}
     maps, counted = {"wide": of((M, *GRID))}, of((M, *SIZE), bool)
     programs = {
-        "preparation": lowered(
-            scoring.prepare_dense, platform, mixture, of((COMPONENTS, count))
-        ),
+        "preparation": lowered(prepare, platform, mixture, of((COMPONENTS, count))),
         "maps": lowered(inference.run, platform, network, layers, of((M, *SIZE, 3))),
         "scores": lowered(
             inference._summarise, platform, maps, counted, 0.005, 4.0, SIZE

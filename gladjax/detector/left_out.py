@@ -132,12 +132,12 @@ def log_maps(
     for f in folds:
         rest = steps.estimate(rest, np.where(fold == f, -1, label))
         some = mixture.padded(mixture.first(rest, k), *room)
-        ready = scoring.prepare_dense(some, np.zeros((k, 0), np.float32))
+        known = scoring.bounds(some)
         out = np.flatnonzero(places == f)
         for top in range(0, h, high):
             others = every(top) - counted(f, top)
             shares = weights.weigh(some, others, settings.prior).reshape(k, -1)
-            ready = ready._replace(addends=scoring.added(some, jnp.log(shares)))
+            ready = scoring.Prepared(known, scoring.added(some, jnp.log(shares)))
             for first in range(0, len(out), batch):
                 part = out[first : first + batch], slice(top, top + high)
                 x = weights.filled(maps[part], batch)

@@ -25,10 +25,10 @@ from gladjax.scoring.maps import RANGE as RANGE
 from gladjax.scoring.maps import Prepared as Prepared
 from gladjax.scoring.maps import added as added
 from gladjax.scoring.maps import addends as addends
+from gladjax.scoring.maps import bounds as bounds
 from gladjax.scoring.maps import log_prob_map as log_prob_map
 from gladjax.scoring.maps import log_prob_maps as log_prob_maps
 from gladjax.scoring.maps import prepare as prepare
-from gladjax.scoring.maps import prepare_dense as prepare_dense
 from gladjax.scoring.summary import aggregate as aggregate
 from gladjax.scoring.summary import enlarge as enlarge
 from gladjax.scoring.summary import heat_map as heat_map
@@ -42,13 +42,13 @@ __all__ = [
     "added",
     "addends",
     "aggregate",
+    "bounds",
     "enlarge",
     "heat_map",
     "image_score",
     "log_prob_map",
     "log_prob_maps",
     "prepare",
-    "prepare_dense",
     "smooth",
     "upsample",
 ]

@@ -43,7 +43,7 @@ def prepare(mixture: GaussianMixture, local_weights: LocalWeights) -> Prepared:
     Returns:
       Bounds and addends.
     """
-    return prepare_dense(mixture, _log_weights(mixture, local_weights))
+    return Prepared(bounds(mixture), addends(mixture, local_weights))
 
 
 def addends(
@@ -58,12 +58,6 @@ def addends(
     Returns:
       ``log|Sigma_k| - 2 log pi_k(x)``, as `Prepared` has it.
     """
-    return added(mixture, _log_weights(mixture, local_weights))
-
-
-def _log_weights(
-    mixture: GaussianMixture, local_weights: LocalWeights
-) -> Float[Array, "k p"]:
     starts = jnp.asarray(local_weights.starts)
     component, log_weights = local_weights.components, local_weights.log_weights
     if not isinstance(component, Tracer):
@@ -74,39 +68,32 @@ def _log_weights(
     component = jnp.asarray(component).astype(jnp.int32)
     log_weights = jnp.asarray(log_weights)
     size = (len(mixture.means), local_weights.shape[0] * local_weights.shape[1])
-    return _dense(starts, component, log_weights, size)
+    log_dets = jnp.asarray(mixture.log_dets)
+    return _added_where(starts, component, log_weights, log_dets, size)
 
 
 @partial(programs.Program, static=("size",))
-def _dense(
-    starts: Array, component: Array, log_weights: Array, size: tuple[int, int]
+def _added_where(
+    starts: Array,
+    component: Array,
+    log_weights: Array,
+    log_dets: Array,
+    size: tuple[int, int],
 ) -> Float[Array, "k p"]:
     entry = jnp.arange(component.shape[0], dtype=starts.dtype)
     owner = jnp.searchsorted(starts, entry, side="right") - 1
     empty = jnp.full(size, -jnp.inf, log_weights.dtype)
-    return empty.at[component, owner].set(log_weights, mode="drop")
+    dense = empty.at[component, owner].set(log_weights, mode="drop")
+    return log_dets[:, None] - 2 * dense.astype(log_dets.dtype)
 
 
 @partial(programs.Program, alone=True)
-def prepare_dense(
-    mixture: GaussianMixture, log_weights: Float[Array, "k p"]
-) -> Prepared:
-    """Prepares a layer from weights of all components.
-
-    Args:
-      mixture: The mixture.
-      log_weights: Logarithms of the weights at every position.
-
-    Returns:
-      Bounds and addends.
-    """
+def bounds(mixture: GaussianMixture) -> Bounds:
+    """Returns the bounds for scoring, in coordinates in which the means are spread."""
     mixture = jax.tree.map(jnp.asarray, mixture)
     axes = assign.coordinates(mixture.means)
     whole = axes.basis.shape[1] == mixture.means.shape[1]
-    return Prepared(
-        bounds=assign.prepare(mixture, axes, margin=not whole),
-        addends=added(mixture, log_weights),
-    )
+    return assign.prepare(mixture, axes, margin=not whole)
 
 
 @programs.Program
