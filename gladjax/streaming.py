@@ -1,8 +1,9 @@
 """Scores of many images in constant memory.
 
-Images are read ahead in threads while one is scored; results come in order, one at a
-time, and nothing of an image is kept once the next one is asked for. A bad image is a
-result like any other.
+Images are read and scored ahead, several at a time in threads of their own: much of
+the work of one image keeps one core only busy. Results come in order, one at a time,
+and nothing of an image is kept once the next one is asked for. A bad image is a result
+like any other.
 
 Notation: none.
 
@@ -11,6 +12,8 @@ Differs from the reference in: there is none.
 Reference: there is none.
 """
 
+import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +49,7 @@ def score_many(
     Args:
       fitted: The detector.
       sequence: RGB images, 0 to 255, of any sizes; `gladjax.images.Lazy` reads files.
-      depth: Images read ahead at most.
+      depth: Images read and scored ahead at most.
       shape: Height and width of the heat maps; each image's own by default.
 
     Yields:
@@ -55,8 +58,7 @@ def score_many(
     Raises:
       ValueError: If the depth is below 1.
     """
-    for i, outcome in enumerate(images.outcomes(sequence, depth=depth)):
-        yield _scored(fitted, outcome, images.place(sequence, i), shape)
+    yield from images.outcomes(_Scores(sequence, _Scorer(fitted, shape)), depth=depth)
 
 
 def score_files(
@@ -74,7 +76,7 @@ def score_files(
       fitted: The detector.
       paths: The files; they may come slowly, such as from a pipe.
       read: Turns a file into an RGB image, 0 to 255.
-      depth: Images read ahead at most.
+      depth: Images read and scored ahead at most.
       shape: Height and width of the heat maps; each image's own by default.
       waiting: Called a few times a second while no image is ready.
 
@@ -84,23 +86,44 @@ def score_files(
     Raises:
       ValueError: If the depth is below 1.
     """
-    rules: dict[str, Any] = {"read": read, "depth": depth, "waiting": waiting}
-    for path, outcome in images.arriving(paths, **rules):
-        result = _scored(fitted, outcome, str(path), shape)
-        bad = isinstance(result, ImageError)
-        yield ScoredFile(path, None if bad else outcome, result)
+    scorer = _Scorer(fitted, shape)
+
+    def scored(path: Path) -> tuple[Any, Scored]:
+        image = read(path)
+        return image, scorer(image, str(path))
+
+    for path, outcome in images.arriving(
+        paths, read=scored, depth=depth, waiting=waiting
+    ):
+        if isinstance(outcome, ImageError):
+            yield ScoredFile(path, None, outcome)
+        else:
+            yield ScoredFile(path, *outcome)
 
 
-def _scored(
-    fitted: Detector,
-    outcome: Any,  # noqa: ANN401 - an image of any type, or why it is none
-    name: str,
-    shape: tuple[int, int] | None,
-) -> Scored | ImageError:
-    if isinstance(outcome, ImageError):
-        return outcome
-    try:
-        image = images.standard(outcome, name=name)
-        return detector.score(fitted, image, shape=shape)
-    except ImageError as error:
-        return error
+class _Scorer:
+    """Scores an image; the first one alone, since it compiles what others need."""
+
+    def __init__(self, fitted: Detector, shape: tuple[int, int] | None) -> None:
+        self._fitted, self._shape = fitted, shape
+        self._first, self._ready = threading.Lock(), False
+
+    def __call__(self, image: Any, name: str) -> Scored:  # noqa: ANN401 - of any type
+        image = images.standard(image, name=name)
+        with contextlib.nullcontext() if self._ready else self._first:
+            result = detector.score(self._fitted, image, shape=self._shape)
+            self._ready = True
+        return result
+
+
+class _Scores(Sequence[Scored]):
+    """What a detector says of a sequence of images, worked out when it is asked for."""
+
+    def __init__(self, sequence: Sequence[Any], scorer: _Scorer) -> None:
+        self._sequence, self._scorer = sequence, scorer
+
+    def __len__(self) -> int:
+        return len(self._sequence)
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 - as a sequence has it
+        return self._scorer(self._sequence[index], images.place(self._sequence, index))

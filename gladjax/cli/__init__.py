@@ -104,7 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as end:
         code = end.code
     _flush()
-    sys.exit(interruption.code() or (code if isinstance(code, int) else 0))
+    signalled = interruption.code()
+    if signalled is not None:
+        # Nothing is half-written any more. Threads that compute would end the process
+        # by another signal, were the interpreter taken down under them.
+        os._exit(signalled)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _code(arguments: Sequence[str] | None) -> object:

@@ -51,7 +51,8 @@ def arriving(
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, not {depth}")
-    pool = concurrent.futures.ThreadPoolExecutor(min(depth, os.cpu_count() or 1))
+    # One thread more than cores: some of them wait for a disk.
+    pool = concurrent.futures.ThreadPoolExecutor(min(depth, 1 + (os.cpu_count() or 1)))
     ready: queue.Queue[Any] = queue.Queue(depth)
     ended = threading.Event()
 

@@ -91,7 +91,7 @@ def outcomes(sequence: Sequence[T], *, depth: int = 4) -> Iterator[T | ImageErro
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, not {depth}")
-    pool = concurrent.futures.ThreadPoolExecutor(min(depth, os.cpu_count() or 1))
+    pool = concurrent.futures.ThreadPoolExecutor(min(depth, 1 + (os.cpu_count() or 1)))
     try:
         ahead = (pool.submit(sequence.__getitem__, i) for i in range(len(sequence)))
         waiting = collections.deque(itertools.islice(ahead, depth))
