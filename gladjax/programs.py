@@ -232,7 +232,9 @@ def _told_code(value: Any) -> str:  # noqa: ANN401 - a class or a function
         return name
     cells = [cell.cell_contents for cell in value.__closure__ or ()]
     given = _told((value.__defaults__, value.__kwdefaults__, cells))
-    return f"{name}:{value.__code__.co_firstlineno}{given}"
+    # Tells two of one line apart.
+    columns = sorted({place[2:] for place in value.__code__.co_positions()}, key=str)
+    return f"{name}:{value.__code__.co_firstlineno}:{columns}{given}"
 
 
 @functools.cache
@@ -243,7 +245,9 @@ def _environment() -> str:
         sources.update(f"{path.relative_to(_PACKAGE)}\n".encode())
         sources.update(hashlib.sha256(path.read_bytes()).digest())
     device = jax.devices()[0]
-    settings = {k: v for k, v in jax.config.values.items() if "cache" not in k}
+    settings = getattr(jax.config, "values", None)
+    if settings is None:
+        raise _UnknownError
     return "\n".join(
         (
             sources.hexdigest(),
@@ -253,7 +257,7 @@ def _environment() -> str:
             device.client.platform_version,
             _processor(),
             *(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
-            repr(sorted(settings.items())),
+            repr(sorted((k, v) for k, v in settings.items() if "cache" not in k)),
         )
     )
 

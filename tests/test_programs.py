@@ -337,6 +337,25 @@ def test_words_tell_values_apart():
     assert len({programs._told(value) for value in values}) == len(values)
 
 
+def test_functions_of_one_line_are_told_apart():
+    pair = [lambda x: x + 1, lambda x: x + 2]  # fmt: skip
+    for function in pair:
+        function.__module__ = "gladjax.tests"
+    assert programs._told(pair[0]) != programs._told(pair[1])
+
+
+def test_where_nothing_is_known_of_the_settings_none_is_kept(folder, monkeypatch):
+    class Config:
+        jax_default_device = jax_disable_jit = jax_debug_nans = jax_debug_infs = None
+        jax_enable_x64, jax_default_matmul_precision = False, None
+
+    monkeypatch.setattr(programs, "_environment", programs._environment.__wrapped__)
+    monkeypatch.setattr(programs, "_setting", lambda name: getattr(Config, name))
+    monkeypatch.setattr(programs.jax, "config", Config)
+    with pytest.raises(programs._UnknownError):
+        programs._environment()
+
+
 WORDS = """
 import jax
 from gladjax import backbone, programs
