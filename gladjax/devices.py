@@ -41,7 +41,8 @@ class Sizes(NamedTuple):
       rank_wide: leading coordinates,
       fine_wide: and those of single pairs.
       chunk: Samples whose bounds are held at once.
-      listed: Pairs of a sample that are listed first; twice as many each time.
+      listed: Pairs of a sample that are listed first, in a chunk of so many samples;
+        twice as many each time.
       slots: Pairs in a block that shares a pass over the rows of a component.
       elements: Numbers that a batch of blocks gathers at most.
       together: Whether images are scored together, rather than one after the other.

@@ -252,6 +252,7 @@ def test_open_pairs_are_all_listed_component_by_component(rng):
 def test_costs_within_reach_are_all_computed(x64, rng, monkeypatch, ranks, first):
     search = importlib.import_module("gladjax.assign.search")
     monkeypatch.setattr(devices, "CPU", devices.CPU._replace(listed=first))
+    monkeypatch.setattr(search, "MOST", first)
     monkeypatch.setattr(search, "GROUPS", 4)
     fitted, x = example(rng, 40, dtype=np.float64, distance=1.0)
     bounds = assign.prepare(fitted, assign.coordinates(x, ranks=ranks))
@@ -278,6 +279,7 @@ def test_the_lowest_pairs_come_first(x64, rng, monkeypatch, ranks):
     computed = []
     for first, groups in [(1, 2), (1, 64), (8, 3)]:
         monkeypatch.setattr(devices, "CPU", devices.CPU._replace(listed=first))
+        monkeypatch.setattr(search, "MOST", first)
         monkeypatch.setattr(search, "GROUPS", groups)
         for some in (None, guess):
             found = assign.search(fitted, bounds, x, fixed, guess=some)

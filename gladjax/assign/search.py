@@ -28,6 +28,7 @@ from gladjax.assign.bounds import Bounds, lower, lower_of_pairs, monomials
 from gladjax.assign.exact import distances_of_pairs
 from gladjax.mixture import GaussianMixture
 
+MOST = 8  # Pairs of a sample that are listed first, where samples are few.
 GROUPS = 64  # Groups of components whose least bounds tell which pairs are low.
 GROUP = 64  # Pairs that are counted together when open ones are listed.
 
@@ -87,7 +88,7 @@ def search(
         samples = jnp.pad(samples, pad, constant_values=jnp.nan)
     state, samples = _bounded(bounds, samples, addends, limit)
     given = _Given(mixture, bounds, samples, addends, reach)
-    n, tight, few = samples.shape[0], given.tight, devices.sizes().listed
+    n, tight, few = samples.shape[0], given.tight, given.listed
     size = n if tight else few * n
 
     def begin(state: Found) -> tuple[Array, Array]:
@@ -145,6 +146,15 @@ class _Given(NamedTuple):
     def tight(self) -> bool:
         """Whether bounds are the costs, but for rounding: the least comes first."""
         return self.bounds.coordinates.basis.shape[1] == self.samples.shape[1]
+
+    @property
+    def listed(self) -> int:
+        """How many pairs of a sample are listed first.
+
+        Where samples are few, a round takes about as long however few it lists.
+        """
+        known, n = devices.sizes(), max(self.samples.shape[0], 1)
+        return max(known.listed, min(MOST, known.chunk // n))
 
     @property
     def turns(self) -> int:
