@@ -186,7 +186,7 @@ def _kind(leaf: Any) -> tuple[Any, ...] | None:  # noqa: ANN401
             return None
         return leaf.shape, str(leaf.dtype), getattr(leaf, "weak_type", False)
     if isinstance(leaf, (np.ndarray, np.generic)):
-        return leaf.shape, str(jax.dtypes.canonicalize_dtype(leaf.dtype))
+        return leaf.shape, str(jax.dtypes.canonicalize_dtype(leaf.dtype)), False
     return (type(leaf).__name__,) if type(leaf) in (bool, int, float, complex) else None
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 
+import children
 import click
 import jax
 import numpy as np
@@ -26,16 +27,8 @@ print(kept, sum("cache_hits" in name for name in found) > 0)
 
 
 def run(code, folder, **more):
-    known = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**known, "GLADJAX_CACHE": str(folder), **more},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split(), done.stderr
+    out, err = children.run(code, folder, **more)
+    return out.split(), err
 
 
 @pytest.mark.parametrize("first", ["", "import jax\n"])

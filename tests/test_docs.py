@@ -48,7 +48,6 @@ def test_a_notebook_runs_from_beginning_to_end(path, tmp_path, monkeypatch):
     """With a tiny network in place of any that it loads."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(backbone, "load", lambda *_, **__: network())
-    monkeypatch.setattr(gladjax.cache, "keep_programs", lambda: None)
     text = path.read_text("utf-8")
     assert text.startswith(HEAD)
     blocks = list(BLOCK.finditer(text))

@@ -2,12 +2,12 @@
 
 import collections
 import functools
-import os
 import pathlib
 import subprocess
 import sys
 import threading
 
+import children
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,18 +73,8 @@ double.__module__ = "gladjax.tests"  # As if it were a function of the package.
 forget.__module__ = "gladjax.tests"
 
 
-def run(place, **more):
-    known = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env={**known, "GLADJAX_CACHE": str(place), **more},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+def run(folder, **more):
+    return children.run(SCRIPT, folder, **more)[0].splitlines()
 
 
 def test_a_second_process_traces_none_and_answers_the_same(tmp_path):
@@ -104,6 +94,13 @@ def test_a_program_is_read_back(folder):
         np.testing.assert_array_equal(program(np.arange(4.0)), [0, 2, 4, 6])
     assert not traced
     assert number(folder) == 2
+
+
+def test_arrays_of_numpy_and_of_jax_share_a_program(folder):
+    program = programs.Program(double)
+    for x in (np.ones(3, np.float32), jnp.ones(3), np.ones(3)):
+        np.testing.assert_array_equal(program(x), [2, 2, 2])
+    assert number(folder) == len(cache.loaded) == 1
 
 
 def test_without_a_folder_it_is_a_jitted_function(monkeypatch):

@@ -84,7 +84,7 @@ def _added_where(
     owner = jnp.searchsorted(starts, entry, side="right") - 1
     empty = jnp.full(size, -jnp.inf, log_weights.dtype)
     dense = empty.at[component, owner].set(log_weights, mode="drop")
-    return log_dets[:, None] - 2 * dense.astype(log_dets.dtype)
+    return _added(log_dets, dense)
 
 
 @partial(programs.Program, alone=True)
@@ -96,7 +96,6 @@ def bounds(mixture: GaussianMixture) -> Bounds:
     return assign.prepare(mixture, axes, margin=not whole)
 
 
-@programs.Program
 def added(
     mixture: GaussianMixture, log_weights: Float[Array, "k p"]
 ) -> Float[Array, "k p"]:
@@ -109,8 +108,12 @@ def added(
     Returns:
       ``log|Sigma_k| - 2 log pi_k(x)``, as `Prepared` has it.
     """
-    log_dets = jnp.asarray(mixture.log_dets)[:, None]
-    return log_dets - 2 * log_weights.astype(log_dets.dtype)
+    return _added(jnp.asarray(mixture.log_dets), log_weights)
+
+
+@programs.Program
+def _added(log_dets: Array, log_weights: Array) -> Array:
+    return log_dets[:, None] - 2 * log_weights.astype(log_dets.dtype)
 
 
 def log_prob_map(
