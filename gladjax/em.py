@@ -57,7 +57,7 @@ from gladjax import (
     samples,
     seeding,
 )
-from gladjax.assign import Coordinates
+from gladjax.assign import Bounds
 from gladjax.covariance import PRECISION, Shrinkage
 from gladjax.iteration import KMLEInfo, Row, Snapshot
 from gladjax.kmle import Seeding
@@ -331,9 +331,10 @@ class _Steps:
         old, labels = jax.tree.map(jnp.asarray, state[0]), np.asarray(state[1])
         k, d = old.means.shape
         guess = np.pad(labels, (0, len(self._x) - self._n), constant_values=-1)
+        bounds = assign.prepared(old, self._axes)
         while True:
             found = _expect(
-                old, self._x, self._used, guess, self._axes, self._chunk, self._pairs
+                old, bounds, self._x, self._used, guess, self._chunk, self._pairs
             )
             most = int(found.most)
             if most <= self._pairs:
@@ -360,18 +361,17 @@ class _Steps:
         return (fitted, new), Row(cost, alive, int(np.sum(new != labels)), *counts)
 
 
-@partial(programs.Program, static=("chunk", "size"), alone=True)
+@partial(programs.Program, static=("chunk", "size"))
 def _expect(
     old: GaussianMixture,
+    bounds: Bounds,
     features: Array,
     used: Array,
     guess: Array,
-    axes: Coordinates,
     chunk: int,
     size: int,
 ) -> Responsibilities:
     """The E-step: pairs of every chunk, at most ``size`` of them."""
-    bounds = assign.prepare(old, axes)
     fixed = assign.constants(old)[:, None]
     padded = -chunk % assign.GROUP
 

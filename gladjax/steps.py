@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gladjax import assign, estimation, mixture, programs, samples
-from gladjax.assign import Coordinates
+from gladjax.assign import Bounds
 from gladjax.covariance import Shrinkage
 from gladjax.iteration import Row
 from gladjax.mixture import AnyArray, GaussianMixture
@@ -56,7 +56,8 @@ class Steps:
         old, labels = state
         given = self._given
         if given.resident:
-            found = _search(old, given.features, given.used, labels, given.axes, 0)
+            bounds = assign.prepared(old, given.axes)
+            found = _search(old, bounds, given.features, given.used, labels, 0)
             new, _, sums, numbers = found
         else:
             new, sums, numbers = self._streamed(old, labels)
@@ -72,7 +73,8 @@ class Steps:
         """Returns the least cost of each sample, which must be on the device."""
         given = self._given
         none = jnp.full(given.used.shape, -1, jnp.int32)
-        return _search(old, given.features, given.used, none, given.axes, 0)[1]
+        bounds = assign.prepared(old, given.axes)
+        return _search(old, bounds, given.features, given.used, none, 0)[1]
 
     def estimate(
         self, old: GaussianMixture | None, labels: AnyArray
@@ -133,13 +135,12 @@ class Steps:
         given = self._given
         found, sums, numbers, first = [], [], [], 0
         old = jax.tree.map(jnp.asarray, old)
+        bounds = assign.prepared(old, given.axes)
         for x, used in samples.slices(given.features, given.used):
             guess = np.full(len(x), -1, np.int32)
             own = np.asarray(labels[first : first + len(x)])
             guess[: len(own)] = own
-            new, _, some, seen = _search(
-                old, x, used, guess, given.axes, given.exponent
-            )
+            new, _, some, seen = _search(old, bounds, x, used, guess, given.exponent)
             found.append(np.asarray(new))
             sums.append(np.asarray(some))
             numbers.append(np.asarray(seen, np.float64) * [1, len(x), len(x)])
@@ -148,19 +149,18 @@ class Steps:
         return np.concatenate(found)[: len(given.used)], np.concatenate(sums), total
 
 
-@partial(programs.Program, static=("exponent",), alone=True)
+@partial(programs.Program, static=("exponent",))
 def _search(
     old: GaussianMixture,
+    bounds: Bounds,
     features: Array,
     used: Array,
     labels: Array,
-    axes: Coordinates,
     exponent: int,
 ) -> tuple[Array, Array, Array, Array]:
     """The E-step: labels, costs, their sums; labels moved, survivors, evaluated."""
     features = jnp.ldexp(features, exponent) if exponent else features
     limit = jnp.where(used, jnp.inf, -jnp.inf).astype(features.dtype)
-    bounds = assign.prepare(old, axes)
     new, cost, info = assign.assigned(old, bounds, features, start=labels, limit=limit)
     new = jnp.where(used, new, -1)
     cost = jnp.where(used, cost, 0)

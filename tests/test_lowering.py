@@ -15,6 +15,7 @@ import pytest
 
 from gladjax import (
     align,
+    assign,
     backbone,
     covariance,
     devices,
@@ -125,6 +126,7 @@ def test_k_mle_lowers(platform):
     x, used, labels = of((N, D)), of((N,), bool), of((N,), jnp.int32)
     floor, axes = jax.eval_shape(samples._summary, x, used)
     old = mixture_of(N, K)
+    bounds = jax.eval_shape(assign.prepare, old, axes)
     options = {"min_count": 2, "shrinkage": covariance.oas}
     seed = jax.jit(seeding.kmeans_plus_plus, static_argnums=2)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -134,7 +136,8 @@ def test_k_mle_lowers(platform):
         "floor and axes": lowered(samples._summary, platform, x, used),
         "seeds": lowered(seed, platform, key, few, K),
         "start": lowered(kmle._euclidean, platform, x, used, of((K, D)), 0),
-        "E-step": lowered(steps._search, platform, old, x, used, labels, axes, 0),
+        "bounds": lowered(assign.prepared, platform, old, axes),
+        "E-step": lowered(steps._search, platform, old, bounds, x, used, labels, 0),
         "room": lowered(steps._needed, platform, labels, K, D),
         "M-step": lowered(
             steps._reestimate, platform, old, x, labels, floor, **options
@@ -160,14 +163,15 @@ def test_local_weights_lower(platform):
     mixture, (h, w) = mixture_of(M * math.prod(GRID), COMPONENTS), GRID
     some = of((16 * h * w, D))
     counted = of((16 * h * w,), bool)
-    bounds = jax.eval_shape(fitting._prepare, mixture, some, counted)
+    axes = jax.eval_shape(samples.axes.function, some, counted)
+    bounds = jax.eval_shape(assign.prepare, mixture, axes)
     shares, labels = of((COMPONENTS, h, w)), of((M, h, w), jnp.int32)
     x, used = of((M, h, w, D)), of((M, h, w), bool)
     around, wide = of((h, w, COMPONENTS)), of((h + 4, w, COMPONENTS))
     more = of((M, h + 4, w), jnp.int32)
     search = ((mixture, bounds, shares), x, used, labels)
     programs = {
-        "axes": lowered(fitting._prepare, platform, mixture, some, counted),
+        "axes": lowered(samples.axes, platform, some, counted),
         "step": lowered(fitting._search, platform, *search),
         "counts": lowered(bands._add, platform, wide, more, None),
         "window": lowered(bands._window, platform, wide, 2.0),

@@ -210,6 +210,12 @@ def test_inside_of_other_programs_it_is_traced(folder):
     assert not number(folder)
 
 
+def test_an_option_that_xla_does_not_know_is_left_out(folder, monkeypatch):
+    monkeypatch.setattr(programs, "PLAIN", {"xla_cpu_no_such_option": False})
+    assert programs.Program(double)(np.float32(3)) == 6
+    assert number(folder) == 1
+
+
 def test_spread_arrays_and_other_devices_are_left_to_jax(folder):
     devices = jax.devices()
     if len(devices) < 2:

@@ -30,6 +30,7 @@ from gladjax.assign.nearest import by_images as by_images
 from gladjax.assign.nearest import constants as constants
 from gladjax.assign.nearest import nearest as nearest
 from gladjax.assign.nearest import nearest_info as nearest_info
+from gladjax.assign.nearest import prepared as prepared
 from gladjax.assign.search import GROUP as GROUP
 from gladjax.assign.search import Found as Found
 from gladjax.assign.search import least as least
@@ -55,6 +56,7 @@ __all__ = [
     "nearest",
     "nearest_info",
     "prepare",
+    "prepared",
     "search",
     "slopes",
 ]

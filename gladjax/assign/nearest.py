@@ -98,6 +98,13 @@ def _checked(mixture: GaussianMixture, features: Float[AnyArray, "n d"]) -> Arra
     return jnp.asarray(features)
 
 
+prepared = programs.Program(prepare, static=("margin",), alone=True)
+"""`gladjax.assign.bounds.prepare`, compiled once for every shape.
+
+A search that is given its bounds factors nothing, so several may run at once.
+"""
+
+
 @partial(programs.Program, static=("certify",), alone=True)
 def _nearest(
     features: Array,

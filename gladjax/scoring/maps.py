@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from gladjax import assign, devices, programs
+from gladjax import assign, devices, programs, samples
 from gladjax.assign import Bounds
 from gladjax.mixture import AnyArray, GaussianMixture, room
 from gladjax.weights import LocalWeights
@@ -87,13 +87,11 @@ def _added_where(
     return _added(log_dets, dense)
 
 
-@partial(programs.Program, alone=True)
 def bounds(mixture: GaussianMixture) -> Bounds:
     """Returns the bounds for scoring, in coordinates in which the means are spread."""
-    mixture = jax.tree.map(jnp.asarray, mixture)
-    axes = assign.coordinates(mixture.means)
+    axes = samples.axes(jnp.asarray(mixture.means))
     whole = axes.basis.shape[1] == mixture.means.shape[1]
-    return assign.prepare(mixture, axes, margin=not whole)
+    return assign.prepared(mixture, axes, margin=not whole)
 
 
 def added(

@@ -165,8 +165,10 @@ class _Steps:
     ) -> None:
         self._mixture, self._features, self._used = mixture, features, used
         self._options, self._bands = options, bands
-        some = samples.few(features.reshape(-1, features.shape[3]), used.ravel())
-        self._bounds = _prepare(mixture, *some)
+        flat = features.reshape(-1, features.shape[3])
+        few, counted = samples.few(flat, used.ravel())
+        axes = samples.axes(few.astype(mixture.means.dtype), counted)
+        self._bounds = assign.prepared(mixture, axes)
 
     def weights(self, labels: np.ndarray, rows: slice) -> Float[Array, "k r w"]:
         """Returns the weights of a band; the global ones where there is no label."""
@@ -200,11 +202,6 @@ class _Steps:
         alive = len(self._mixture.means)
         row = Row(cost / max(int(self._used.sum()), 1), alive, moved, *numbers.tolist())
         return labels, row
-
-
-@partial(programs.Program, alone=True)
-def _prepare(mixture: GaussianMixture, few: Array, used: Array) -> Bounds:
-    return assign.prepare(mixture, samples.axes(few.astype(mixture.means.dtype), used))
 
 
 @programs.Program
