@@ -34,7 +34,8 @@ class Sizes(NamedTuple):
     """How work is cut.
 
     Attributes:
-      whole: Up to this many features the bounds take all of them.
+      whole: Up to this many features the bounds take all of them,
+      whole_near: and where all costs near the least are wanted up to this many.
       rank: Leading coordinates of the bounds of more features,
       fine: and of the bounds of single pairs.
       wide: From this many features on there are more of either:
@@ -49,6 +50,7 @@ class Sizes(NamedTuple):
     """
 
     whole: int
+    whole_near: int
     rank: int
     fine: int
     wide: int
@@ -62,7 +64,8 @@ class Sizes(NamedTuple):
 
 
 CPU = Sizes(
-    whole=48,
+    whole=32,
+    whole_near=48,
     rank=24,
     fine=56,
     wide=160,
@@ -76,6 +79,7 @@ CPU = Sizes(
 )
 ACCELERATOR = Sizes(
     whole=32,
+    whole_near=32,
     rank=32,
     fine=64,
     wide=160,
@@ -119,14 +123,18 @@ def _one_thread() -> None:
             library.set_num_threads(1)
 
 
-def ranks(dimension: int) -> tuple[int, int]:
+def ranks(dimension: int, *, near: bool = False) -> tuple[int, int]:
     """Returns how many leading coordinates the bounds of so many features take.
+
+    Args:
+      dimension: Number of features.
+      near: Whether all costs near the least one are wanted.
 
     Returns:
       Those of the bounds of all components, and those of the bounds of single pairs.
     """
     known = sizes()
-    if dimension <= known.whole:
+    if dimension <= (known.whole_near if near else known.whole):
         return dimension, dimension
     if dimension < known.wide:
         return known.rank, (known.fine if known.fine < dimension else known.rank)

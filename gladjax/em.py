@@ -181,7 +181,8 @@ def step(
     n = features.shape[0]
     used = jnp.ones((n,), bool) if valid is None else jnp.asarray(valid)
     features = jnp.where(used[:, None], features, 0)
-    bounds = assign.prepare(old, assign.coordinates(features, valid=used))
+    axes = assign.coordinates(features, valid=used, near=True)
+    bounds = assign.prepare(old, axes)
     fixed = assign.constants(old)[:, None]
     costs = assign.search(old, bounds, features, fixed, reach=RANGE[dtype]).exact
     log_density = jax.nn.logsumexp(-0.5 * costs, axis=0)
@@ -322,7 +323,7 @@ class _Steps:
         self._floor = _floor(self._x, self._used)
         if not np.isfinite(float(self._floor)):
             raise ValueError("features of samples that count must be finite")
-        self._axes = samples.axes(self._x, self._used)
+        self._axes = samples.axes(self._x, self._used, near=True)
 
     def __call__(
         self, state: tuple[GaussianMixture, AnyArray]

@@ -13,8 +13,9 @@ are compile-time constants. Where one of these comes from other code than this p
 (a network of one's own, say), nothing is known of its sources, and JAX does what it
 always does. So it does with arrays that are spread over devices.
 
-A kept program is machine code, as those are that JAX keeps: only files in a folder that
-nobody else can write to are read. A file that is damaged is compiled again.
+A kept program (`gladjax.compiled`) is machine code, as those are that JAX keeps: only
+files in a folder that nobody else can write to are read. One that is damaged is
+compiled again.
 
 On a CPU a program that factors matrices runs alone: two of them at once, in two threads
 of a process, may wait for each other's threads for ever (jaxlib 0.10.2, two cores).
@@ -32,28 +33,22 @@ import functools
 import hashlib
 import inspect
 import os
-import pickle
 import platform
 import sys
-import tempfile
 import threading
 import types
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
-from gladjax import cache, devices
+from gladjax import cache, compiled, devices
 
-ENDING = ".program"
 PLAIN = {"xla_cpu_use_fusion_emitters": False}  # A fifth less time to compile.
 _PACKAGE = Path(__file__).parent
 _TRACERS = ("jax", "jaxlib", "flax", "numpy")  # Whose versions matter.
@@ -62,6 +57,8 @@ _CONTEXT = ("jax_enable_x64", "jax_default_matmul_precision")
 _DEBUGGING = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs")
 _running = threading.RLock()  # Held while a program factors matrices.
 _compiling = threading.Lock()
+_ahead: list[compiled.Ahead] = []  # What is read while a command runs.
+_used: dict[Path, None] = {}
 
 
 class Program:
@@ -143,12 +140,12 @@ class Program:
         except _UnknownError:
             return None
         digest = hashlib.sha256(words.encode()).hexdigest()
-        path = folder / f"{self.function.__name__}-{digest}{ENDING}"
-        _initialize()
-        program = _read(path, leaves)
+        path = folder / f"{self.function.__name__}-{digest}{compiled.ENDING}"
+        _used[path] = None
+        program = (_ahead[-1] if _ahead else compiled).read(path)
         if program is None:
             program = _compiled(self._flat(tree, static, leaves), leaves)
-            _write(path, program)
+            compiled.write(path, program, len(leaves))
         return program
 
     def _flat(self, tree: Any, static: tuple[Any, ...], leaves: list[Any]) -> Any:  # noqa: ANN401
@@ -161,6 +158,33 @@ class Program:
         given = jax.tree.unflatten(tree, range(len(leaves)))
         donated = jax.tree.leaves([given[n] for n in self._donate if n in given])
         return jax.jit(function, donate_argnums=donated, keep_unused=self._keep_unused)
+
+
+@contextlib.contextmanager
+def as_last_time(command: str) -> Iterator[None]:
+    """Reads the programs that a command used the last time while the block runs.
+
+    Where it ends well, those that it used are noted for the next time.
+
+    Args:
+      command: A name for what the block does.
+    """
+    folder = cache.kept()
+    words = ""
+    with contextlib.suppress(_UnknownError):
+        words = _environment() if folder is not None and _usual() else ""
+    if folder is None or not words:
+        yield
+        return
+    digest = hashlib.sha256(words.encode()).hexdigest()
+    place = folder / f"{command}-{digest}{compiled.LIST}"
+    _used.clear()
+    _ahead.append(compiled.Ahead(compiled.noted(place)))
+    try:
+        yield
+        compiled.note(place, list(_used))
+    finally:
+        _ahead.pop().stop()
 
 
 class _UnknownError(Exception):
@@ -277,13 +301,6 @@ def _processor() -> str:
     )
 
 
-@functools.cache
-def _initialize() -> None:
-    """Has JAX look up LAPACK, as it does when it lowers what calls it."""
-    shape = jax.ShapeDtypeStruct((1, 1), jnp.float32)
-    jax.jit(jnp.linalg.cholesky).lower(shape)
-
-
 def _compiled(function: Any, leaves: list[Any]) -> Any:  # noqa: ANN401 - private types
     """Compiles a jitted function, past JAX's cache.
 
@@ -307,38 +324,3 @@ def _plainly(lowered: Any) -> Any:  # noqa: ANN401 - private types
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # It does not know it.
             return lowered.compile(compiler_options=PLAIN)
     return lowered.compile()
-
-
-def _read(path: Path, leaves: list[Any]) -> Any:  # noqa: ANN401 - private types
-    """Returns the program in a file, or None where there is none that is whole."""
-    try:
-        data = path.read_bytes()
-        if data[:32] != _seal(path, data[32:]):
-            return None
-        os.utime(path)  # The oldest go first.
-        payload, out_tree = pickle.loads(zlib.decompress(data[32:]))
-        in_tree = jax.tree.structure((tuple(leaves), {}))
-        return serialize_executable.deserialize_and_load(
-            payload, in_tree, out_tree, execution_devices=jax.devices()[:1]
-        )
-    except Exception:
-        return None
-
-
-def _write(path: Path, program: Any) -> None:  # noqa: ANN401 - private types
-    """Keeps a program, if it can be; a process that is killed leaves no part of it."""
-    try:
-        payload, _, out_tree = serialize_executable.serialize(program)
-        data = zlib.compress(pickle.dumps((payload, out_tree)), 1)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=ENDING, delete=False
-        ) as file:
-            file.write(_seal(path, data) + data)
-        os.replace(file.name, path)
-    except Exception:
-        return
-
-
-def _seal(path: Path, data: bytes) -> bytes:
-    """Returns the hash with which a file begins: of its name and what follows."""
-    return hashlib.sha256(path.name.encode() + data).digest()

@@ -183,15 +183,18 @@ def _streamed_floor(features: np.ndarray, used: np.ndarray, exponent: int) -> Ar
     return jnp.asarray(floor, features.dtype)
 
 
-@partial(programs.Program, alone=True)
-def axes(features: Array, used: Array | None = None) -> Coordinates:
+@partial(programs.Program, static=("near",), alone=True)
+def axes(
+    features: Array, used: Array | None = None, *, near: bool = False
+) -> Coordinates:
     """Returns the leading coordinates of samples, by one program for each shape.
 
     Args:
       features: Samples.
       used: Which of them count; all by default.
+      near: Whether all costs near the least one are wanted.
     """
-    return coordinates(features, valid=used)
+    return coordinates(features, valid=used, near=near)
 
 
 def few(

@@ -15,7 +15,7 @@ import pytest
 import tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gladjax import cache, covariance, detector, programs
+from gladjax import cache, compiled, covariance, detector, programs
 
 Pair = collections.namedtuple("Pair", "low high")
 
@@ -52,7 +52,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def number(folder):
-    return len(list(folder.glob(f"*{programs.ENDING}")))
+    return len(list(folder.glob(f"*{compiled.ENDING}")))
 
 
 def double(x):
@@ -208,6 +208,105 @@ def test_inside_of_other_programs_it_is_traced(folder):
     np.testing.assert_array_equal(jax.vmap(program)(x), 2 * x)
     np.testing.assert_array_equal(jax.grad(lambda x: program(x).sum())(x), 2 + 0 * x)
     assert not number(folder)
+
+
+def listed(folder):
+    (path,) = folder.glob(f"*{compiled.LIST}")
+    return path
+
+
+def test_a_command_reads_ahead_what_it_used_the_last_time(folder, monkeypatch):
+    program = programs.Program(double)
+
+    @programs.as_last_time("double")
+    def command(*sizes):
+        return [float(program(np.ones(n, np.float32)).sum()) for n in sizes]
+
+    assert command(2, 3) == [4, 6]
+    assert len(compiled.noted(listed(folder))) == 2
+    threads = {}
+    plain = compiled.read
+
+    def read(path):
+        threads[path] = threading.current_thread()
+        return plain(path)
+
+    monkeypatch.setattr(compiled, "read", read)
+    forget()
+    with programs.as_last_time("double"):
+        programs._ahead[-1]._pool.shutdown()  # Until all of them are read.
+        assert set(threads) == set(compiled.noted(listed(folder)))
+        assert threading.main_thread() not in threads.values()
+        threads.clear()
+        assert program(np.ones(3, np.float32)).sum() == 6
+        assert not threads
+        assert program(np.ones(4, np.float32)).sum() == 8  # It is not in the list.
+        assert list(threads.values()) == [threading.main_thread()]
+    assert not programs._ahead
+    assert len(compiled.noted(listed(folder))) == 2  # Of 3 and 4.
+    forget()
+    assert command(4, 3, 2) == [8, 6, 4]
+    assert not traced
+    assert len(compiled.noted(listed(folder))) == 3
+
+
+def test_what_is_not_begun_is_not_waited_for(folder):
+    program = programs.Program(double)
+    with programs.as_last_time("double"):
+        program(np.float32(1))
+    ahead = compiled.Ahead([])
+    held = threading.Event()
+    for _ in range(compiled.THREADS):
+        ahead._pool.submit(held.wait)
+    (path,) = compiled.noted(listed(folder))
+    ahead._jobs[path] = ahead._pool.submit(pytest.fail)
+    assert ahead.read(path)(np.float32(3)) == 6
+    held.set()
+    ahead.stop()
+
+
+def test_only_programs_of_the_folder_are_read_ahead(folder, tmp_path):
+    program = programs.Program(double)
+
+    @programs.as_last_time("double")
+    def failing():
+        program(np.float32(1))
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        failing()
+    assert not list(folder.glob(f"*{compiled.LIST}"))  # It did not end well.
+    with programs.as_last_time("double"):
+        program(np.float32(1))
+    cache.loaded.clear()
+    with programs.as_last_time("double"):
+        program(np.float32(1))
+    (kept,) = compiled.noted(listed(folder))
+    (tmp_path / kept.name).write_bytes(kept.read_bytes())
+    names = [f"../{kept.name}", str(tmp_path / kept.name), "missing.program", kept.name]
+    listed(folder).write_text("\n".join(names))
+    assert compiled.noted(listed(folder)) == [kept]
+    listed(folder).write_bytes(b"\xff\x00")
+    assert compiled.noted(listed(folder)) == []
+    cache.loaded.clear()
+    with programs.as_last_time("double"):
+        assert program(np.float32(1)) == 2
+    assert compiled.noted(listed(folder)) == [kept]
+
+
+def test_a_damaged_program_that_is_read_ahead_is_compiled_again(folder):
+    program = programs.Program(double)
+    with programs.as_last_time("double"):
+        program(np.float32(1))
+    (kept,) = compiled.noted(listed(folder))
+    kept.write_bytes(kept.read_bytes()[:-1])
+    forget()
+    with programs.as_last_time("double"):
+        assert program(np.float32(2)) == 4
+    assert traced == [()]
+    forget()
+    assert program(np.float32(2)) == 4
+    assert not traced
 
 
 def test_an_option_that_xla_does_not_know_is_left_out(folder, monkeypatch):

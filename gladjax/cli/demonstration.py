@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
-from gladjax import backbone, calibrate, datasets, outputs
+from gladjax import backbone, calibrate, datasets, outputs, programs
 from gladjax.cli import evaluation, options
 from gladjax.cli.saying import say
 from gladjax.detector import FOLDS, Settings
@@ -39,6 +39,7 @@ RATE = 0.05
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @options.force
+@programs.as_last_time("demo")
 def demo(
     out: Path, num_components: int, max_samples: int, seed: int, force: bool
 ) -> None:

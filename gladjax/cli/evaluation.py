@@ -8,7 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
-from gladjax import calibrate, datasets, files, images, io, outputs
+from gladjax import calibrate, datasets, files, images, io, outputs, programs
 from gladjax import report as reports
 from gladjax.cli import options, reading
 from gladjax.cli.options import F, Progress
@@ -64,6 +64,7 @@ def data(function: F) -> F:
 @click.option("--heatmaps", is_flag=True, help="Write a picture per image to --out.")
 @click.option("--report", "page", type=options.OUTPUT, help="Write an HTML page.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
+@programs.as_last_time("evaluate")
 def evaluate(model: Path, dataset: str, **chosen: Any) -> None:  # noqa: ANN401
     """Measure a MODEL on the test images of DATASET.
 

@@ -12,7 +12,7 @@ import click
 import jax
 import numpy as np
 
-from gladjax import align, calibrate, detector, images, io, outputs, report
+from gladjax import align, calibrate, detector, images, io, outputs, programs, report
 from gladjax import backbone as backbones
 from gladjax.backbone import Backbone
 from gladjax.cli import inputs, options, reading, sizing
@@ -132,6 +132,7 @@ decisions. The paper's settings take minutes: `--paper`."""
 @options.max_pixels
 @options.force
 @click.option("--quiet", is_flag=True, help="Show no progress.")
+@programs.as_last_time("fit")
 def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
     """Learn from IMAGES of good products, and write a model.
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
-from gladjax import calibrate, images, io, outputs, plots, streaming
+from gladjax import calibrate, images, io, outputs, plots, programs, streaming
 from gladjax.calibrate import Decision
 from gladjax.cli import inputs, interruption, options, reading
 from gladjax.cli.options import Progress
@@ -42,6 +42,7 @@ too few calibration images), alignment, heat_map; or image and error."""
 @options.force
 @click.option("--strict", is_flag=True, help="Stop at the first bad image.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
+@programs.as_last_time("score")
 def score(model: Path, images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
     """Score IMAGES with a MODEL that `gladjax fit` wrote.
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from gladjax import calibrate, detector, images, io, outputs
+from gladjax import calibrate, detector, images, io, outputs, programs
 from gladjax.cli import inputs, options, reading
 from gladjax.cli.fitting import tell, usable
 from gladjax.cli.options import Progress
@@ -45,6 +45,7 @@ the threshold comes from: each is scored by a model that has learnt from the oth
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--strict", is_flag=True, help="Stop at the first bad image.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
+@programs.as_last_time("update")
 def update(model: Path, images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
     """Teach a MODEL that was fitted with --keep-statistics further IMAGES.
 
