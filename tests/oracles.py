@@ -268,6 +268,19 @@ def image_score(log_map, mask, q=0.005):
     return -(inside[low] + (place - low) * (inside[high] - inside[low]))
 
 
+def information(shares, overall):
+    """Relative entropy of weights (h, w, k) to the global ones, mean over positions."""
+    h, w, k = shares.shape
+    total = 0.0
+    for row in range(h):
+        for column in range(w):
+            for j in range(k):
+                p = float(shares[row, column, j])
+                if p > 0:
+                    total += p * math.log(p / float(overall[j]))
+    return total / (h * w)
+
+
 def window_means(features, side):
     """Means of features (h, w, d) over square windows, moved inside at the border."""
     h, w, d = features.shape

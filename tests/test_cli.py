@@ -15,7 +15,7 @@ import pytest
 import tiny
 from click.testing import CliRunner
 
-from gladjax import backbone, cli, datasets, images, io
+from gladjax import backbone, cli, datasets, detector, images, io
 from gladjax.cli import fitting, inputs, options
 
 FEW = ["--num-components", "4", "--quiet"]
@@ -225,7 +225,9 @@ def test_the_same_image_is_learnt_once(category, tmp_path):
     assert io.describe(tmp_path / "m").notes["num_images"] == 12
 
 
-def test_defects_among_the_good_are_named(tmp_path):
+def test_defects_among_the_good_are_named(tmp_path, monkeypatch):
+    """And that positions share their weights, where own ones do not hold."""
+    monkeypatch.setattr(detector.fitting, "kept", lambda _: 0.25)
     folder = tmp_path / "good"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -234,14 +236,19 @@ def test_defects_among_the_good_are_named(tmp_path):
         if i == 5:
             image[10:30, 10:30] = 255
         images.write_png(folder / f"{i:02}.png", image.astype(np.uint8))
-    code, _, err = run("fit", folder, "--out", tmp_path / "m.safetensors", *FEW)
+    code, out, err = run("fit", folder, "--out", tmp_path / "m.safetensors", *FEW)
     assert code == 0, err
     assert "1 of 14 images are unlike the others" in err
     assert "05.png (score" in err
+    assert "every position has the same weights: 25% of what" in out
+    assert not io.load(tmp_path / "m.safetensors").settings.local
     (folder / "05.png").unlink()
-    code, _, err = run("fit", folder, "--out", tmp_path / "n.safetensors", *FEW)
+    more = ["--local-weights", "yes", *FEW]
+    code, out, err = run("fit", folder, "--out", tmp_path / "n.safetensors", *more)
     assert code == 0, err
     assert "unlike" not in err
+    assert "every position" not in out
+    assert io.load(tmp_path / "n.safetensors").settings.local
 
 
 def test_the_least_likely_images_are_named_where_none_is_unlike_the_others(capsys):

@@ -1,32 +1,41 @@
 """Images left out by subtraction, against models that never saw them."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import oracles
 import pytest
 import tiny
 
-from gladjax import calibrate, detector, masks
-from gladjax.detector import left_out
+from gladjax import calibrate, covariance, detector, masks, weights
+from gladjax.detector import layers, left_out
 
 FOLDS = 4
 
 
-def fitted(*, count=9, num_components=6, local=True, motion=""):
-    settings = detector.Settings(
-        num_components=num_components,
-        max_samples=0,
-        max_steps=4,
-        local=local,
-        motion=motion,
-    )
-    images = tiny.pictures(count)
+def fitted(*, count=9, num_components=6, images=None, **more):
+    more = {"max_samples": 0, "max_steps": 4, "min_kept": 0.0, **more}
+    settings = detector.Settings(num_components=num_components, **more)
+    images = tiny.pictures(count) if images is None else images
     return (
         *detector.fit_info(
             jax.random.key(0), tiny.network(), images, settings=settings, folds=FOLDS
         ),
         images,
     )
+
+
+def scattered(count, *, still=0, side=48):
+    """Squares on a grey ground: anywhere, or where they are in all images."""
+    images = []
+    for i in range(count):
+        rng = np.random.default_rng(still or i)
+        image = 100 + np.random.default_rng(100 + i).normal(0, 4, (side, side, 3))
+        for row, column in rng.integers(0, side - 8, (4, 2)):
+            image[row : row + 8, column : column + 8] += (90, -60, 30)
+        images.append(np.clip(image, 0, 255).astype(np.uint8))
+    return images
 
 
 @pytest.mark.parametrize("count", [5, 12])
@@ -41,9 +50,15 @@ def test_every_image_is_dealt_out_once(count, first):
     assert left_out.deal(3, 10).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("local", [True, False])
-def test_scores_are_those_of_the_sums_without_the_fold(local):
-    model, info, images = fitted(local=local)
+@pytest.mark.parametrize("kind", ["local", "global", "not local enough"])
+def test_scores_are_those_of_the_sums_without_the_fold(kind):
+    local = kind == "local"
+    more = {"local": local}
+    if kind == "not local enough":
+        more = {"min_kept": 1.0, "images": scattered(9)}
+    model, info, images = fitted(**more)
+    assert model.settings.local == local
+    assert bool(info.weights) == local
     maps, _, _ = detector.fitting.collect(model, images, None)
     places = left_out.deal(len(images), FOLDS)
     names = list(model.layers)
@@ -120,3 +135,60 @@ def test_soft_assignments_cannot_be_left_out():
             settings=settings,
             folds=2,
         )
+
+
+@pytest.mark.parametrize("still", [0, 7])
+def test_weights_are_local_where_that_holds_for_images_left_out(still):
+    """What lies anyhow has few images too few to say what lies where."""
+    images = scattered(6, still=still)
+    model, info, _ = fitted(images=images, num_components=12, min_kept=0.5)
+    plain, report, _ = fitted(images=images, num_components=12)
+    assert report.kept is None
+    assert plain.settings.local
+    assert model.settings.local == bool(still)
+    assert (info.kept >= 0.5) == bool(still)
+    new = scattered(1, still=still)[0]
+    score = detector.score(model, new).score
+    if still:
+        assert score == detector.score(plain, new).score
+        return
+    assert np.isfinite(info.left_out).all()
+    alike, alone, _ = fitted(images=images, num_components=12, local=False)
+    np.testing.assert_array_equal(info.left_out, alone.left_out)
+    assert score == pytest.approx(detector.score(alike, new).score, rel=1e-5)
+    assert not info.weights
+
+
+def test_the_share_that_holds_is_that_of_the_definition():
+    """Likelihood gained by images left out, over that of the images counted."""
+    model, info, images = fitted(min_kept=1e-9, count=8)
+    assert model.settings.local
+    told = sum(
+        oracles.information(
+            weights.dense(layer.local_weights, len(layer.mixture.means)),
+            np.exp(np.asarray(layer.mixture.log_weights, np.float64)),
+        )
+        for layer in model.layers.values()
+    )
+    maps, valid, _ = detector.fitting.collect(model, images, None)
+    places, means = left_out.deal(len(images), FOLDS), []
+    for local in (True, False):
+        settings = dataclasses.replace(model.settings, local=local)
+        learnt = detector.fitting.learn_layers(
+            jax.random.key(0),
+            dataclasses.replace(model, layers={}, settings=settings),
+            maps,
+            valid,
+            (covariance.oas, places),
+            lambda _: None,
+            layers.Clock(),
+        )
+        means.append(sum(one.alone.mean() for one in learnt.values()))
+    assert info.kept == pytest.approx((means[0] - means[1]) / told, rel=1e-4)
+
+
+def test_more_images_than_may_be_too_few_are_not_asked(monkeypatch):
+    monkeypatch.setattr(left_out, "FEW", 8)
+    _, info, _ = fitted(count=9, min_kept=1.0)
+    assert info.kept is None
+    assert info.weights

@@ -113,6 +113,14 @@ decisions. The paper's settings take minutes: `--paper`."""
     f"{Settings.max_samples} by default.",
 )
 @click.option(
+    "--local-weights",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    show_default=True,
+    help="Whether every position has weights of its own; where images are few, auto "
+    "looks whether such weights make images likelier that are left out.",
+)
+@click.option(
     "--prior",
     type=click.FloatRange(0),
     default=Settings.prior,
@@ -176,6 +184,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         "calibration": how,
         "learnt": images.to_notes(known),
         "chosen": {name: one.chosen for name, one in work.info.choices.items()},
+        "kept": None if work.info.kept is None else max(work.info.kept, -1.0),
         "seconds": {**work.info.seconds, "all": time.perf_counter() - begun},
     }
     io.save(chosen["out"], fitted, false_positive_rate=chosen["rate"], notes=notes)
@@ -197,6 +206,8 @@ def _settings(chosen: dict[str, Any], motion: str) -> Settings:
     names += ("coarse", "keep_statistics", "tile_overlap")
     given = {name: chosen[name] for name in names}
     given["tile_rows"], given["tile_columns"] = chosen["tiles"]
+    if chosen["local_weights"] != "auto":
+        given |= {"local": chosen["local_weights"] == "yes", "min_kept": 0.0}
     given = {name: value for name, value in given.items() if value is not None}
     known = Settings.quick if chosen["quick"] else Settings
     known = Settings.paper if chosen["paper"] else known
@@ -364,6 +375,12 @@ def tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> Non
         kept = int(np.isfinite(np.asarray(layer.mixture.log_weights)).sum())
         active = np.diff(layer.local_weights.starts).mean()
         say(f"  {name}: {kept} components, {active:.1f} active per position")
+    share = notes.get("kept")
+    if share is not None and not fitted.settings.local:
+        say(
+            f"  every position has the same weights: {max(share, 0):.0%} of what their "
+            "own ones tell holds for images left out; more images may change that"
+        )
     unseen = 1 - np.mean(np.asarray(fitted.mask))
     if unseen:
         say(f"  {unseen:.1%} of the image is not looked at (mask or margin)")

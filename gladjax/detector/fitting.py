@@ -20,7 +20,7 @@ from gladjax.backbone import Backbone
 from gladjax.covariance import Shrinkage
 from gladjax.detector import left_out, tiles
 from gladjax.detector.inference import align_image, resized
-from gladjax.detector.layers import Clock, Learnt, learn
+from gladjax.detector.layers import Clock, Learnt, kept, learn, spread
 from gladjax.detector.model import (
     Aligned,
     Detector,
@@ -137,7 +137,8 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     places = left_out.deal(len(images), folds, first=int(frame is not None))
     told = _Teller(progress, settings.max_steps, backbone.layers)
     how = (shrinkage, places)
-    detector, learnt = learn_layers(key, blank, maps, valid, how, told.of, clock)
+    learnt = learn_layers(key, blank, maps, valid, how, told.of, clock)
+    detector, learnt, share = settled(blank, learnt)
     alone = {n: one.alone for n, one in learnt.items() if one.alone is not None}
     scores = left_out.scores(detector, alone, valid, places) if folds else None
     infos = [item.info for item in aligned]
@@ -150,6 +151,7 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
         transforms=np.stack([item.transform for item in aligned])
         if frame is not None
         else None,
+        kept=share,
         choices={n: one.choice for n, one in learnt.items() if one.choice},
         left_out=scores,
         seconds=clock.seconds,
@@ -165,7 +167,7 @@ def learn_layers(
     how: tuple[Shrinkage, np.ndarray],
     told: Callable[[str], Monitor],
     clock: Clock,
-) -> tuple[Detector, dict[str, Learnt]]:
+) -> dict[str, Learnt]:
     """Learns all layers from features.
 
     Args:
@@ -178,7 +180,7 @@ def learn_layers(
       clock: Told of every stage.
 
     Returns:
-      The detector, and what was learnt of each layer.
+      What was learnt of each layer.
     """
     names = blank.backbone.layers
     learnt: dict[str, Learnt] = {}
@@ -186,8 +188,29 @@ def learn_layers(
         keep = on_grid(valid, maps[name])
         full = (blank.settings, *how)
         learnt[name] = learn(own, maps[name], keep, full, told(name), clock)
+    return learnt
+
+
+def settled(
+    blank: Detector, learnt: dict[str, Learnt]
+) -> tuple[Detector, dict[str, Learnt], float | None]:
+    """Returns the detector, with global weights where local ones do not hold.
+
+    Args:
+      blank: The detector without its layers.
+      learnt: What was learnt of each layer.
+
+    Returns:
+      The detector; what was learnt of its layers; and the share of what local weights
+      tell that holds for images left out (`layers.kept`).
+    """
+    share = kept(learnt.values())
+    if share is not None and share < blank.settings.min_kept:
+        settings = dataclasses.replace(blank.settings, local=False)
+        blank = dataclasses.replace(blank, settings=settings)
+        learnt = {name: spread(one, settings) for name, one in learnt.items()}
     layers = {name: one.layer for name, one in learnt.items()}
-    return dataclasses.replace(blank, layers=layers), learnt
+    return dataclasses.replace(blank, layers=layers), learnt, share
 
 
 def _check(settings: Settings, folds: int) -> None:

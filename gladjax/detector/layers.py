@@ -1,7 +1,8 @@
 """Learning one layer: its mixture, its local weights, its images left out."""
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -56,6 +57,7 @@ class Learnt(NamedTuple):
       weights: Report of its local weights; None where they are not local.
       choice: How the number of components was chosen; None where it was given.
       alone: Log-maps of the images, each left out; None where none is.
+      everywhere: Those under global weights, where they may be the better ones.
     """
 
     layer: Layer
@@ -63,6 +65,7 @@ class Learnt(NamedTuple):
     weights: WeightsInfo | None
     choice: Choice | None
     alone: np.ndarray | None
+    everywhere: np.ndarray | None
 
 
 def learn(
@@ -95,12 +98,53 @@ def learn(
         kept = _keep(mixture, maps, keep, info, local)
     layer = Layer(mixture, shares, tiles.prepare(mixture, shares, settings), kept)
     clock.stop("weights")
-    alone = None
+    alone = everywhere = None
     if places.max(initial=-1) >= 0:
         labels = np.asarray(info.labels), local and local.labels
-        alone = left_out.log_maps(mixture, maps, labels, places, settings, shrinkage)
+        alone, everywhere = left_out.log_maps(
+            mixture, maps, labels, places, settings, shrinkage
+        )
         clock.stop("left out")
-    return Learnt(layer, info, local, choice, alone)
+    return Learnt(layer, info, local, choice, alone, everywhere)
+
+
+def kept(learnt: Iterable[Learnt]) -> float | None:
+    """Returns the share of what local weights tell that holds for images left out.
+
+    How much likelier they make the images left out, over how much likelier they make
+    those that they were counted from (`gladjax.weights.information`), of all layers.
+
+    Args:
+      learnt: The layers.
+
+    Returns:
+      The share, negative where they do harm; None where it is not known.
+    """
+    held = told = 0.0
+    for one in learnt:
+        if one.alone is None or one.everywhere is None:
+            return None
+        held += float(np.nanmean(one.alone - one.everywhere))
+        told += weights.information(one.layer.mixture, one.layer.local_weights)
+    return held / told if told > 0 else None
+
+
+def spread(one: Learnt, settings: Settings) -> Learnt:
+    """Returns a layer with global weights in place of its local ones.
+
+    Args:
+      one: The layer, its images left out under either.
+      settings: Everything that is a number.
+    """
+    old = one.layer
+    shares = weights.uniform(old.mixture, old.local_weights.shape)
+    layer = dataclasses.replace(
+        old,
+        local_weights=shares,
+        prepared=tiles.prepare(old.mixture, shares, settings),
+        kept=old.kept and dataclasses.replace(old.kept, counts=None),
+    )
+    return one._replace(layer=layer, weights=None, alone=one.everywhere)
 
 
 def fit_mixture(

@@ -33,6 +33,7 @@ from gladjax.staged import SAMPLES
 from gladjax.steps import Steps
 
 FOLDS = 10  # Parts of the images that are left out in turn, where there are enough.
+FEW = 100  # Images, at most, that may be too few for local weights.
 Labels = tuple[Int[np.ndarray, " n"], Int[np.ndarray, "m h w"] | None]
 
 
@@ -84,7 +85,7 @@ def log_maps(
     places: Int[np.ndarray, " m"],
     settings: Settings,
     shrinkage: Shrinkage,
-) -> Float[np.ndarray, "m h w"]:
+) -> tuple[Float[np.ndarray, "m h w"], Float[np.ndarray, "m h w"] | None]:
     """Returns the log-maps of a layer, each under the other folds.
 
     Args:
@@ -97,7 +98,8 @@ def log_maps(
       shrinkage: Shrinkage intensity.
 
     Returns:
-      The maps; NaN for images that are never left out.
+      The maps; NaN for images that are never left out. And those under global weights,
+      where weights are local and images may be too few for that; else None.
     """
     m, h, w, d = maps.shape
     k, folds = len(fitted.means), range(places.max(initial=-1) + 1)
@@ -114,9 +116,12 @@ def log_maps(
     size = int(np.bincount(places[places >= 0]).max(initial=1))
     high = weights.band(h, w)
 
+    nothing = jnp.zeros((high, w, k), jnp.float32)
+    both = where is not None and m <= FEW and settings.min_kept > 0
+
     def counted(f: int, first: int) -> Float[Array, "r w k"]:
         if where is None:
-            return jnp.zeros((high, w, k), jnp.float32)
+            return nothing
         some = where if f < 0 else where[places == f]
         rows = slice(first, first + high)
         return weights.around(some, k, rows, radius=settings.radius)
@@ -127,7 +132,7 @@ def log_maps(
     most = max(k, staged.largest(len(index), settings.min_count))
     steps = Steps(given, most, settings.min_count, shrinkage)
     batch = size if devices.sizes().together else 1
-    found = np.full((m, h, w), np.nan, np.float32)
+    found = np.full((1 + both, m, h, w), np.nan, np.float32)
     rest = None
     for f in folds:
         rest = steps.estimate(rest, np.where(fold == f, -1, label))
@@ -135,15 +140,18 @@ def log_maps(
         known = scoring.bounds(some)
         out = np.flatnonzero(places == f)
         for top in range(0, h, high):
-            others = every(top) - counted(f, top)
-            shares = weights.weigh(some, others, settings.prior).reshape(k, -1)
-            ready = scoring.Prepared(known, scoring.added(some, jnp.log(shares)))
-            for first in range(0, len(out), batch):
-                part = out[first : first + batch], slice(top, top + high)
-                x = weights.filled(maps[part], batch)
-                values = scoring.log_prob_maps(some, ready, np.ldexp(x, given.scaled))
-                found[part] = np.asarray(values)[: len(part[0])]
-    return found + np.float32(given.scaled * d * math.log(2))
+            for i, others in enumerate(
+                (every(top) - counted(f, top), nothing)[: 1 + both]
+            ):
+                shares = weights.weigh(some, others, settings.prior).reshape(k, -1)
+                ready = scoring.Prepared(known, scoring.added(some, jnp.log(shares)))
+                for first in range(0, len(out), batch):
+                    part = out[first : first + batch], slice(top, top + high)
+                    x = np.ldexp(weights.filled(maps[part], batch), given.scaled)
+                    values = scoring.log_prob_maps(some, ready, x)
+                    found[i][part] = np.asarray(values)[: len(part[0])]
+    found += np.float32(given.scaled * d * math.log(2))
+    return found[0], (found[1] if both else None)
 
 
 def scores(

@@ -40,6 +40,9 @@ class Settings:
       max_samples: Samples per layer that the mixture is fitted to; 0 for all. Local
         weights are always of all.
       local: Whether weights are local; without, the global ones hold everywhere.
+      min_kept: Share of what local weights tell of the images learnt from that must
+        hold for images left out; below it the weights are global. Looked at where up to
+        100 images are left out in turn; 0, the paper's, for never.
       radius: Radius of the window of the local weights, in cells.
       prior: Strength of a Dirichlet prior of the local weights around the global ones,
         in samples. It may help where images are few and places mean little, it makes
@@ -69,6 +72,7 @@ class Settings:
     min_count: int = 2
     max_samples: int = staged.SAMPLES
     local: bool = True
+    min_kept: float = 0.5
     radius: float = 1.0
     prior: float = 0.0
     quantile: float = 0.005
@@ -91,7 +95,7 @@ class Settings:
           others: Further settings.
         """
         theirs = {"num_components": 1000, "max_samples": 0, "tolerance": 1e-6}
-        theirs |= {"neighbourhood": 1, "margin": 1 / 16}
+        theirs |= {"neighbourhood": 1, "margin": 1 / 16, "min_kept": 0.0}
         return cls(**{**theirs, **others})
 
     @classmethod
@@ -111,6 +115,7 @@ RANGES = {
     "tolerance": (0.0, 1e6),
     "min_count": (1, 1 << 24),
     "max_samples": (0, 1 << 48),
+    "min_kept": (0.0, 1.0),
     "radius": (0.0, 100.0),
     "prior": (0.0, 1e9),
     "quantile": (0.0, 1.0),
@@ -212,6 +217,8 @@ class FitInfo(NamedTuple):
       weights: Report of the local weights, per layer; empty without them.
       alignment: Report of the registrations; None without alignment.
       transforms: Motions of the training images, ``(m, 3, 3)``; None without.
+      kept: Share of what local weights tell that holds for images left out; None where
+        it was not worked out (`Settings.min_kept`).
       choices: How the numbers of components were chosen; empty where they were given.
       left_out: Score of every image under what the others alone would give
         (`gladjax.detector.left_out`), NaN for the image that others are aligned with
@@ -223,6 +230,7 @@ class FitInfo(NamedTuple):
     weights: dict[str, WeightsInfo]
     alignment: align.AlignInfo | None
     transforms: Float[np.ndarray, "m 3 3"] | None
+    kept: float | None
     choices: dict[str, Choice]
     left_out: Float[np.ndarray, " m"] | None
     seconds: dict[str, float]

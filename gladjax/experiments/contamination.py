@@ -20,7 +20,7 @@ Reference: Tukey. "Exploratory Data Analysis". Addison-Wesley, 1977, section 2D.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ import numpy as np
 from gladjax import cache, calibrate, covariance, detector, metrics
 from gladjax.datasets import Dataset
 from gladjax.detector import Detector, Settings, fitting, layers, left_out
+from gladjax.detector.layers import Learnt
 from gladjax.experiments import rows, runner, study
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
@@ -51,6 +52,13 @@ class Draw(NamedTuple):
     learn: np.ndarray
     bad: np.ndarray
     test: np.ndarray
+
+
+class Images(NamedTuple):
+    """Of the images to learn from: pixels that count, and their folds."""
+
+    valid: list[np.ndarray]
+    places: np.ndarray
 
 
 class Fitted(NamedTuple):
@@ -145,24 +153,55 @@ def fit(
       settings: How to fit.
       seed: Randomness.
     """
+    blank, learnt, images = learn(source, numbers, settings, seed=seed)
+    return finished(*fitting.settled(blank, learnt)[:2], images)
+
+
+def learn(
+    source: Source, numbers: np.ndarray, settings: Settings, *, seed: int
+) -> tuple[Detector, dict[str, Learnt], Images]:
+    """Learns the layers from features at hand.
+
+    Args:
+      source: The features.
+      numbers: Of the images to learn from.
+      settings: How to fit.
+      seed: Randomness.
+
+    Returns:
+      The detector without its layers, what was learnt of them, and of what.
+    """
     cache.release_programs()
     m = len(next(iter(source.train.values())))
     learning = np.broadcast_to(source.valid, (m, *source.valid.shape[1:]))
     testing = np.stack([one.valid for one in source.aligned])
-    valid = list(take(learning, testing, numbers))
-    places = left_out.deal(len(numbers), detector.FOLDS)
-    maps = {n: take(source.train[n], source.test[n], numbers) for n in source.train}
-    fitted, learnt = fitting.learn_layers(
+    images = Images(
+        list(take(learning, testing, numbers)),
+        left_out.deal(len(numbers), detector.FOLDS),
+    )
+    blank = dataclasses.replace(source.blank, settings=settings)
+    learnt = fitting.learn_layers(
         jax.random.key(seed),
-        dataclasses.replace(source.blank, settings=settings),
-        maps,
-        valid,
-        (covariance.oas, places),
+        blank,
+        {n: take(source.train[n], source.test[n], numbers) for n in source.train},
+        images.valid,
+        (covariance.oas, images.places),
         lambda _: None,
         layers.Clock(),
     )
+    return blank, learnt, images
+
+
+def finished(fitted: Detector, learnt: Mapping[str, Learnt], images: Images) -> Fitted:
+    """Returns a detector with the scores of its images, each left out.
+
+    Args:
+      fitted: The detector.
+      learnt: What was learnt of its layers.
+      images: The images.
+    """
     alone = {n: one.alone for n, one in learnt.items() if one.alone is not None}
-    return Fitted(fitted, left_out.scores(fitted, alone, valid, places))
+    return Fitted(fitted, left_out.scores(fitted, alone, images.valid, images.places))
 
 
 def measure(

@@ -43,6 +43,7 @@ from gladjax.weights.local import counts as counts
 from gladjax.weights.local import cut as cut
 from gladjax.weights.local import dense as dense
 from gladjax.weights.local import disc as disc
+from gladjax.weights.local import information as information
 from gladjax.weights.local import label_counts as label_counts
 from gladjax.weights.local import listed as listed
 from gladjax.weights.local import stacked as stacked
@@ -62,6 +63,7 @@ __all__ = [
     "filled",
     "fit",
     "fit_info",
+    "information",
     "label_counts",
     "listed",
     "stacked",

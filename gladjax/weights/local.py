@@ -270,6 +270,22 @@ def uniform(mixture: GaussianMixture, shape: tuple[int, int]) -> LocalWeights:
     )
 
 
+def information(mixture: GaussianMixture, local: LocalWeights) -> float:
+    """Returns what a position tells of the component, in nats.
+
+    The relative entropy ``sum_k pi_k(x) log(pi_k(x) / pi_k)``, mean over positions: how
+    much likelier local weights make the samples that they were counted from.
+
+    Args:
+      mixture: The mixture, with the global weights.
+      local: The local weights.
+    """
+    log_weights = np.asarray(local.log_weights, np.float64)
+    overall = np.asarray(mixture.log_weights, np.float64)[np.asarray(local.components)]
+    total = np.sum(np.exp(log_weights) * (log_weights - overall))
+    return float(total) / math.prod(local.shape)
+
+
 def active(local: LocalWeights) -> Int[np.ndarray, "h w"]:
     """Returns the number of active components at each position.
 
