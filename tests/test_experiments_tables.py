@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 from tiny import network
 
-from gladjax import backbone, datasets, detector, images
+from gladjax import backbone, datasets, detector, images, metrics
 from gladjax.datasets import tfds
 from gladjax.experiments import (
     ablation,
@@ -19,6 +19,7 @@ from gladjax.experiments import (
     contamination,
     cost,
     dagm,
+    few_images,
     figures,
     held_out,
     locality,
@@ -513,3 +514,41 @@ def test_blatant_defects_among_the_good_are_named_and_cost_nothing_then(
 
     monkeypatch.setattr(contamination, "fit", None)
     assert run(contamination, blatant, tmp_path, *more) == [record]
+
+
+def test_local_and_global_weights_stand_beside_the_choice(
+    blatant, tmp_path, monkeypatch
+):
+    """All three are those of detectors with these settings."""
+    net = dataclasses.replace(network(), layers=("fine",), dims=network().dims[:1])
+    monkeypatch.setattr(backbone, "load", lambda *_, **__: net)
+    more = ["--numbers", "8", "99", "--max-samples", "300", "--neighbourhood", "1"]
+    (record,) = run(few_images, blatant, tmp_path, *more)  # There are no 99.
+    assert record["settings"]["images"] == 8
+    assert record["chosen"] == ("local" if record["kept"] >= 0.5 else "global")
+    table = (tmp_path / "table.md").read_text()
+    assert f"| {record['chosen']} " in table
+    assert "The choice gives away" in table
+    dataset = datasets.mvtec(blatant, "plate")
+    order = np.sort(np.random.default_rng(0).permutation(22)[:8])
+    learn = [images.read(dataset.train[i].image) for i in order]
+    for name in few_images.BOTH:
+        fitted = detector.fit(
+            jax.random.key(0),
+            net,
+            learn,
+            settings=detector.Settings(
+                num_components=6,
+                max_steps=3,
+                max_samples=300,
+                neighbourhood=1,
+                local=name == "local",
+            ),
+        )
+        scores = [detector.score(fitted, images.read(r.image)) for r in dataset.test]
+        labels = np.array([r.label for r in dataset.test])
+        auroc = metrics.auroc(labels, np.array([one.score for one in scores]))
+        assert record[name]["image_auroc"] == pytest.approx(auroc)
+    worse = {**record, "local": {"image_auroc": 0.5}, "global": {"image_auroc": 0.75}}
+    assert few_images.loss({**worse, "chosen": "local"}) == 0.25
+    assert few_images.loss({**worse, "chosen": "global"}) == 0
