@@ -133,6 +133,7 @@ class Program:
     ) -> Callable[..., Any] | None:
         """Reads a program, or compiles and keeps it; None where it has no name."""
         tree, static, kinds, context = key
+        kinds = str(kinds)
         try:
             words = "\n".join(
                 (_environment(), _told((self.function, tree, static, kinds, context)))
@@ -210,9 +211,9 @@ def _kind(leaf: Any) -> tuple[Any, ...] | None:  # noqa: ANN401
     if isinstance(leaf, jax.Array):
         if leaf.devices() != {jax.devices()[0]}:
             return None
-        return leaf.shape, str(leaf.dtype), getattr(leaf, "weak_type", False)
+        return leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)
     if isinstance(leaf, (np.ndarray, np.generic)):
-        return leaf.shape, str(jax.dtypes.canonicalize_dtype(leaf.dtype)), False
+        return leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype), False
     return (type(leaf).__name__,) if type(leaf) in (bool, int, float, complex) else None
 
 
