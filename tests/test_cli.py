@@ -255,11 +255,43 @@ def test_the_least_likely_images_are_named_where_none_is_unlike_the_others(capsy
     paths = [pathlib.Path(f"good/{i:02}.png") for i in range(20)]
     scores = np.arange(20.0)
     scores[19] = np.nan
-    fitting._tell_unlike(paths, scores)
+    fitting._tell_unlike(paths, scores, 18.0)
     said = capsys.readouterr().err
     assert said.endswith(": 18.png, 17.png, 16.png, 15.png, 14.png\n")
-    fitting._tell_unlike(paths[:19], scores[:19])
+    fitting._tell_unlike(paths[:19], scores[:19], 18.0)
     assert not capsys.readouterr().err  # Of few images it says nothing.
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"), [(90.0, True), (17.0, False), (None, False)]
+)
+def test_a_threshold_that_is_the_score_of_a_defect_is_told(capsys, limit, words):
+    paths = [pathlib.Path(f"good/{i:02}.png") for i in range(20)]
+    scores = np.append(np.linspace(10, 17, 19), 90.0)
+    fitting._tell_unlike(paths, scores, limit)
+    said = capsys.readouterr().err
+    assert "1 of 20 images are unlike" in said
+    assert ("the threshold is the score of such an image" in said) == words
+
+
+def test_an_image_that_shows_nothing_is_left_out_of_the_threshold(monkeypatch):
+    """Such as one that alignment moved out of the mask."""
+    scores = np.append(np.arange(20.0), np.nan)
+
+    class Work:
+        settings = detector.Settings()
+        left_out = scores
+
+        def __call__(self, paths, progress, *, folds):
+            return tiny.fitted()
+
+    paths = [pathlib.Path(f"{i}.png") for i in range(21)]
+    with pytest.warns(UserWarning, match="shows nothing inside the mask"):
+        fitted, how = fitting.calibrated(
+            jax.random.key(0), paths, Work(), "left-out", 0.05, options.Progress()
+        )
+    np.testing.assert_array_equal(fitted.calibration, np.arange(20.0))
+    assert how == "left-out"
 
 
 def test_equal_seeds_give_equal_models(category, tmp_path):

@@ -315,7 +315,6 @@ def calibrated(
     if how == "left-out":
         fitted = work(paths, progress, folds=min(FOLDS, count))
         scores = work.left_out[always:]
-        _tell_unlike(paths[always:], scores)
     else:
         fitted, scores = calibrate.scores(
             key,
@@ -324,11 +323,16 @@ def calibrated(
             score_one,
             num_held=max(1, int(HELD_SHARE * count)),
         )
-    calibrate.threshold(scores, rate)  # Warns.
-    return dataclasses.replace(fitted, calibration=usable(scores)), how
+    kept = usable(scores)
+    limit = calibrate.threshold(kept, rate)  # Warns.
+    if how == "left-out":
+        _tell_unlike(paths[always:], scores, limit)
+    return dataclasses.replace(fitted, calibration=kept), how
 
 
-def _tell_unlike(paths: Sequence[Path], scores: np.ndarray) -> None:
+def _tell_unlike(
+    paths: Sequence[Path], scores: np.ndarray, limit: float | None
+) -> None:
     """Names the images that the model of the others finds far from normal."""
     found = calibrate.unlike(scores)
     if not len(found):
@@ -346,6 +350,11 @@ def _tell_unlike(paths: Sequence[Path], scores: np.ndarray) -> None:
         say(f"  {paths[i]} (score {scores[i]:.1f})", err=True)
     if len(found) > SHOWN:
         say(f"  and {len(found) - SHOWN} more", err=True)
+    if limit is not None and limit >= scores[found].min():
+        say(
+            "the threshold is the score of such an image: without them it is lower",
+            err=True,
+        )
 
 
 def usable(scores: np.ndarray) -> np.ndarray:
