@@ -4,7 +4,7 @@ A file is the hash of its name and of what follows, then the program as JAX seri
 it, compressed. It appears whole or not at all; one that is damaged is no program.
 
 To read a program takes a twentieth of a second of one core, and a command uses about
-the same ones as the last time. So it notes which it used, and `Ahead` reads those in a
+the same ones as the last time. So it notes which it used, and `Ahead` reads those in
 threads while the command does something else.
 
 Notation: none.

@@ -17,6 +17,8 @@ Differs from the reference in
   3. Optionally the mixture is fitted to a random subsample of a layer's features.
   4. Without a mask the whole image counts; the paper leaves out a margin of 1/16
      (``Settings.margin``, `Settings.paper`).
+  5. Where images are few and are left out in turn, weights are local only if what they
+     tell holds for images left out (``Settings.min_kept``).
 
 Reference: Artola et al., "GLAD", WACV 2023.
 """
