@@ -19,7 +19,6 @@ import functools
 import hashlib
 import os
 import pickle
-import tempfile
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +28,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import serialize_executable
+
+from gladjax import files
 
 ENDING = ".program"
 LIST = ".list"  # Of the programs that a command used.
@@ -95,7 +96,8 @@ def write(path: Path, program: Any, count: int) -> None:  # noqa: ANN401
     with contextlib.suppress(Exception):
         payload, _, out_tree = serialize_executable.serialize(program)
         data = zlib.compress(pickle.dumps((payload, count, out_tree)), 1)
-        _place(path, _seal(path, data) + data)
+        with files.atomic(path) as file:
+            file.write(_seal(path, data) + data)
 
 
 def noted(path: Path) -> list[Path]:
@@ -109,20 +111,9 @@ def noted(path: Path) -> list[Path]:
 
 
 def note(path: Path, programs: Sequence[Path]) -> None:
-    """Writes a list of programs, if it can be and is another one."""
-    with contextlib.suppress(OSError):
-        if programs and list(programs) != noted(path):
-            _place(path, "\n".join(one.name for one in programs).encode())
-        elif programs:
-            os.utime(path)
-
-
-def _place(path: Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=ENDING, delete=False
-    ) as file:
-        file.write(data)
-    os.replace(file.name, path)
+    """Writes a list of programs, if it can be."""
+    with contextlib.suppress(OSError), files.atomic(path, mode="w") as file:
+        file.write("\n".join(one.name for one in programs))
 
 
 def _seal(path: Path, data: bytes) -> bytes:

@@ -181,7 +181,8 @@ def step(
     n = features.shape[0]
     used = jnp.ones((n,), bool) if valid is None else jnp.asarray(valid)
     features = jnp.where(used[:, None], features, 0)
-    axes = assign.coordinates(features, valid=used, near=True)
+    ranks = devices.ranks(d, near=True)
+    axes = assign.coordinates(features, valid=used, ranks=ranks)
     bounds = assign.prepare(old, axes)
     fixed = assign.constants(old)[:, None]
     costs = assign.search(old, bounds, features, fixed, reach=RANGE[dtype]).exact
@@ -323,7 +324,8 @@ class _Steps:
         self._floor = _floor(self._x, self._used)
         if not np.isfinite(float(self._floor)):
             raise ValueError("features of samples that count must be finite")
-        self._axes = samples.axes(self._x, self._used, near=True)
+        ranks = devices.ranks(self._x.shape[1], near=True)
+        self._axes = samples.axes(self._x, self._used, ranks=ranks)
 
     def __call__(
         self, state: tuple[GaussianMixture, AnyArray]

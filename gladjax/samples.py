@@ -183,18 +183,21 @@ def _streamed_floor(features: np.ndarray, used: np.ndarray, exponent: int) -> Ar
     return jnp.asarray(floor, features.dtype)
 
 
-@partial(programs.Program, static=("near",), alone=True)
+@partial(programs.Program, static=("ranks",), alone=True)
 def axes(
-    features: Array, used: Array | None = None, *, near: bool = False
+    features: Array,
+    used: Array | None = None,
+    *,
+    ranks: tuple[int, int] | None = None,
 ) -> Coordinates:
     """Returns the leading coordinates of samples, by one program for each shape.
 
     Args:
       features: Samples.
       used: Which of them count; all by default.
-      near: Whether all costs near the least one are wanted.
+      ranks: Numbers of coordinates, see `gladjax.assign.coordinates`.
     """
-    return coordinates(features, valid=used, near=near)
+    return coordinates(features, valid=used, ranks=ranks)
 
 
 def few(

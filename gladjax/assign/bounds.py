@@ -142,7 +142,6 @@ def coordinates(
     *,
     valid: Bool[AnyArray, " n"] | None = None,
     ranks: tuple[int, int] | None = None,
-    near: bool = False,
 ) -> Coordinates:
     """Chooses the leading coordinates from a regular subsample.
 
@@ -155,13 +154,12 @@ def coordinates(
       valid: Samples that count; those that are not finite never do.
       ranks: Number of coordinates, and of those that bound single pairs; by default
         those of `devices.ranks`.
-      near: Whether all costs near the least one are wanted; more by default then.
 
     Returns:
       The coordinates.
     """
     n, d = features.shape
-    rank, most = devices.ranks(d, near=near) if ranks is None else ranks
+    rank, most = devices.ranks(d) if ranks is None else ranks
     every = max(1, n // SEEN)
     sample = jnp.asarray(features[::every])
     keep = jnp.all(jnp.isfinite(sample), axis=1)

@@ -140,16 +140,16 @@ def log_maps(
         known = scoring.bounds(some)
         out = np.flatnonzero(places == f)
         for top in range(0, h, high):
-            for i, others in enumerate(
-                (every(top) - counted(f, top), nothing)[: 1 + both]
-            ):
-                shares = weights.weigh(some, others, settings.prior).reshape(k, -1)
-                ready = scoring.Prepared(known, scoring.added(some, jnp.log(shares)))
-                for first in range(0, len(out), batch):
-                    part = out[first : first + batch], slice(top, top + high)
-                    x = np.ldexp(weights.filled(maps[part], batch), given.scaled)
-                    values = scoring.log_prob_maps(some, ready, x)
-                    found[i][part] = np.asarray(values)[: len(part[0])]
+            counts = [every(top) - counted(f, top), nothing][: 1 + both]
+            shares = [weights.weigh(some, c, settings.prior) for c in counts]
+            logs = [jnp.log(share).reshape(k, -1) for share in shares]
+            ready = [scoring.Prepared(known, scoring.added(some, log)) for log in logs]
+            for first in range(0, len(out), batch):
+                part = out[first : first + batch], slice(top, top + high)
+                x = np.ldexp(weights.filled(maps[part], batch), given.scaled)
+                for into, own in zip(found, ready, strict=True):
+                    values = scoring.log_prob_maps(some, own, x)
+                    into[part] = np.asarray(values)[: len(part[0])]
     found += np.float32(given.scaled * d * math.log(2))
     return found[0], (found[1] if both else None)
 

@@ -89,8 +89,9 @@ def _added_where(
 
 def bounds(mixture: GaussianMixture) -> Bounds:
     """Returns the bounds for scoring, in coordinates in which the means are spread."""
-    axes = samples.axes(jnp.asarray(mixture.means), near=True)
-    whole = axes.basis.shape[1] == mixture.means.shape[1]
+    ranks = devices.ranks(mixture.means.shape[1], near=True)
+    axes = samples.axes(jnp.asarray(mixture.means), ranks=ranks)
+    whole = ranks[0] == mixture.means.shape[1]
     return assign.prepared(mixture, axes, margin=not whole)
 
 
