@@ -46,6 +46,7 @@ class Sizes(NamedTuple):
         twice as many each time.
       slots: Pairs in a block that shares a pass over the rows of a component.
       elements: Numbers that a batch of blocks gathers at most.
+      factored: Numbers of a batch of matrices that are factored together.
       together: Whether images are scored together, rather than one after the other.
     """
 
@@ -60,6 +61,7 @@ class Sizes(NamedTuple):
     listed: int
     slots: int
     elements: int
+    factored: int
     together: bool
 
 
@@ -75,6 +77,7 @@ CPU = Sizes(
     listed=3,
     slots=16,
     elements=1 << 20,
+    factored=1 << 17,
     together=False,
 )
 ACCELERATOR = Sizes(
@@ -89,6 +92,7 @@ ACCELERATOR = Sizes(
     listed=8,
     slots=128,
     elements=1 << 25,
+    factored=1 << 25,
     together=True,
 )
 _override: ContextVar[str | None] = ContextVar("platform", default=None)

@@ -209,6 +209,8 @@ def _fit_few(
     covariances = jax.vmap(
         partial(covariance.spiked, shrinkage=shrinkage), (0, 0, None)
     )
+    # Seen from one of them, copies are exactly 0, and so is their scatter.
+    origins = features[groups.samples.at[groups.starts].get(mode="clip")]
 
     def visit(fitted: GaussianMixture, batch: Batch) -> GaussianMixture:
         own, filled = batch.own, batch.filled
@@ -216,21 +218,61 @@ def _fit_few(
         w = _weights_at(groups, pair, filled, features.dtype)[:, :, None]
         sample = jnp.where(filled, groups.samples.at[pair].get(mode="clip"), 0)
         total = groups.totals.at[own].get(mode="fill", fill_value=1)
-        # Seen from one of them, copies are exactly 0, and so is their scatter.
-        x = features[sample]
-        origin = x[:, :1]
-        e = jnp.where(filled[:, :, None], x - origin, 0)
+        e = features[sample] - origins.at[own].get(mode="clip")[:, None, :]
+        e = jnp.where(filled[:, :, None], e, 0)
         shift = jnp.sum(w * e, axis=1) / total[:, None]
         B = jnp.where(filled[:, :, None], jnp.sqrt(w) * (e - shift[:, None, :]), 0)
-        row = factors.rows_of(fitted, batch)
-        fitted = dataclasses.replace(
-            fitted,
-            means=fitted.means.at[own].set(origin[:, 0] + shift, mode="drop"),
-            rows=fitted.rows.at[row].set(B, mode="drop"),
-        )
+        means = fitted.means.at[own].set(shift, mode="drop")
+        fitted = dataclasses.replace(fitted, means=means)
         return factors.write_few(fitted, batch, covariances(B, total, floor))
 
-    return factors.each_few(fitted, visit, groups.samples.shape[0])
+    shifted = factors.each_few(fitted, visit, groups.samples.shape[0])
+    few = (fitted.ranks > 0) & (fitted.ranks < fitted.means.shape[1])
+    return dataclasses.replace(
+        shifted,
+        means=jnp.where(few[:, None], origins + shifted.means, fitted.means),
+        rows=_rows_of_few(shifted, features, groups, origins),
+    )
+
+
+def _rows_of_few(
+    shifted: GaussianMixture,
+    features: Float[Array, "n d"],
+    groups: Groups,
+    origins: Float[Array, "k d"],
+) -> Float[Array, "r d"]:
+    """Returns the rows of the components of fewer than ``d`` samples.
+
+    One row after the other, wherever it belongs: to scatter those of a batch takes a
+    CPU several times as long.
+
+    Args:
+      shifted: The mixture, its means seen from ``origins``.
+      features: Samples.
+      groups: These by component.
+      origins: One sample of each component.
+    """
+    owner, (room, d) = mixture.owners(shifted), shifted.rows.shape
+    ranks = shifted.ranks.at[owner].get(mode="fill", fill_value=d)
+    batch = max(1, min(room, devices.sizes().elements // d))
+
+    def visit(i: Array, rows: Array) -> Array:
+        first = jnp.minimum(i * batch, room - batch)
+        cut = partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=batch)
+        own, few, before = cut(owner), cut(ranks) < d, cut(rows)
+
+        def centred() -> Array:
+            at = jnp.minimum(own, origins.shape[0] - 1)
+            local = first + jnp.arange(batch, dtype=jnp.int32) - shifted.offsets[at]
+            pair = groups.starts[at] + local
+            e = features[groups.samples.at[pair].get(mode="clip")] - origins[at]
+            w = _weights_at(groups, pair, few, features.dtype)[:, None]
+            return jnp.where(few[:, None], jnp.sqrt(w) * (e - shifted.means[at]), 0)
+
+        after = jax.lax.cond(jnp.any(few), centred, lambda: before)
+        return jax.lax.dynamic_update_slice_in_dim(rows, after, first, axis=0)
+
+    return jax.lax.fori_loop(0, -(-room // batch), visit, shifted.rows)
 
 
 def _fit_many(

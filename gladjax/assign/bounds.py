@@ -242,7 +242,10 @@ def prepare(
     """
     means, basis = jnp.asarray(given.means), shared.basis
     every = basis if shared.finer is None else shared.finer
-    (F, lost, eta), more = _factored(given, every, basis.shape[1])
+    alive = jnp.isfinite(jnp.asarray(given.log_weights))
+    place = jnp.arange(1, len(alive) + 1, dtype=jnp.int32)
+    living = jnp.max(jnp.where(alive, place, 0), initial=0)
+    (F, lost, eta), more = _factored(given, every, basis.shape[1], living)
     sound = jnp.isfinite(lost)
     (d, r), dtype = basis.shape, means.dtype
     e = means - shared.centre[None, :]
@@ -275,9 +278,6 @@ def prepare(
         keep * square[:, None] - lowered[:, :1],
         -lowered[:, 1:],
     ]
-    alive = jnp.isfinite(jnp.asarray(given.log_weights))
-    place = jnp.arange(1, len(errs) + 1, dtype=jnp.int32)
-    living = jnp.max(jnp.where(alive, place, 0), initial=0)
     return Bounds(
         shared,
         jnp.concatenate(parts, axis=1),
@@ -349,7 +349,10 @@ def lower_of_pairs(
 
 
 def _factored(
-    given: GaussianMixture, basis: Float[Array, "d q"], leading: int
+    given: GaussianMixture,
+    basis: Float[Array, "d q"],
+    leading: int,
+    living: Int[Array, ""],
 ) -> list[Factors]:
     """Returns ``F`` for the leading coordinates, and for all of them.
 
@@ -357,17 +360,42 @@ def _factored(
     (Two batched factorisations side by side in a program may wait for each other's
     threads for ever, in jaxlib 0.10.2 on a CPU of two cores.)
     """
+    (k, q), dtype = (given.means.shape[0], basis.shape[1]), basis.dtype
     M, traces = _marginals(given, basis)
-    identity = jnp.eye(basis.shape[1], dtype=basis.dtype)
-    inverse = jax.vmap(
+    batch = max(1, min(k, devices.sizes().factored // (q * q)))
+    identity = jnp.eye(q, dtype=dtype)
+    inverted = jax.vmap(
         lambda one: jax.scipy.linalg.solve_triangular(
             jnp.linalg.cholesky(one), identity, lower=True
         )
-    )(M)
-    return [
-        _checked(inverse[:, :q, :q], M[:, :q, :q], traces, basis[:, :q])
-        for q in (leading, basis.shape[1])
+    )
+
+    def several(i: Array, found: list[Factors]) -> list[Factors]:
+        first = jnp.minimum(i * batch, k - batch)
+        cut = partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=batch)
+        own, sizes = cut(M), cut(traces)
+        inverse = inverted(own)
+        return [
+            jax.tree.map(
+                lambda whole, part: jax.lax.dynamic_update_slice_in_dim(
+                    whole, part, first, axis=0
+                ),
+                before,
+                _checked(inverse[:, :r, :r], own[:, :r, :r], sizes, basis[:, :r]),
+            )
+            for before, r in zip(found, (leading, q), strict=True)
+        ]
+
+    # Of the dead ones behind the last living one there are no factors.
+    none = [
+        Factors(
+            jnp.zeros((k, r, r), dtype),
+            jnp.full((k,), jnp.inf, dtype),
+            jnp.zeros((k,), dtype),
+        )
+        for r in (leading, q)
     ]
+    return jax.lax.fori_loop(0, -(-living // batch), several, none)
 
 
 def _checked(
@@ -411,19 +439,20 @@ def _marginals(
     # Noise and the scatter of the rows: blocks of rows of one component each.
     owner = mixture.owners(given)
     few = ranks.at[owner].get(mode="fill", fill_value=d) < d
-    weight = jnp.sqrt(scales.at[owner].get(mode="fill", fill_value=0))
-    low = jnp.matmul(rows, basis, precision=PRECISION) * weight[:, None]
-    energy = jnp.sum(jnp.square(rows), axis=1) * jnp.square(weight)
-    traces = traces.at[owner].add(jnp.where(few, energy, 0), mode="drop")
     routed = routing.blocks(jnp.where(few, owner, -1), k, size=SIZE)
-    routed = routing.batches(routed, max(1, devices.sizes().elements // (SIZE * r * 4)))
+    routed = routing.batches(routed, max(1, devices.sizes().factored // (SIZE * d)))
 
-    def add(i: Array, total: Array) -> Array:
-        part = jnp.where(routed.filled[i][:, :, None], low[routed.slots[i]], 0)
-        square = jnp.einsum("bsd,bse->bde", part, part, precision=PRECISION)
-        return total.at[routed.group[i]].add(square)
+    def add(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        total, traces = carry
+        group, filled = routed.group[i], routed.filled[i][:, :, None]
+        own = jnp.where(filled, rows[routed.slots[i]], 0)
+        own = own * jnp.sqrt(scales[group])[:, None, None]
+        low = jnp.einsum("bsd,dr->bsr", own, basis, precision=PRECISION)
+        square = jnp.einsum("bsr,bsq->brq", low, low, precision=PRECISION)
+        energy = jnp.sum(jnp.square(own), axis=(1, 2))
+        return total.at[group].add(square), traces.at[group].add(energy)
 
-    total = jax.lax.fori_loop(0, routed.used, add, total)
+    total, traces = jax.lax.fori_loop(0, routed.used, add, (total, traces))
     # Components of d rows: Sigma = L L', rows = L^-1. At most capacity // d of them.
     most = min(k, capacity // d)
     if most == 0:
@@ -431,7 +460,7 @@ def _marginals(
     index = jnp.nonzero(ranks == d, size=most, fill_value=k)[0].astype(jnp.int32)
     count = jnp.sum(ranks == d, dtype=jnp.int32)
     offsets = jnp.asarray(given.offsets)
-    batch = max(1, min(most, devices.sizes().elements // (d * (d + r))))
+    batch = max(1, min(most, devices.sizes().factored // (d * (d + r))))
     identity = jnp.eye(d, dtype=rows.dtype)
     solve = jax.vmap(
         lambda own, right: jax.scipy.linalg.solve_triangular(
