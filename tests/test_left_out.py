@@ -137,9 +137,13 @@ def test_soft_assignments_cannot_be_left_out():
         )
 
 
+@pytest.mark.parametrize("looked", [2, 20])
 @pytest.mark.parametrize("still", [0, 7])
-def test_weights_are_local_where_that_holds_for_images_left_out(still):
+def test_weights_are_local_where_that_holds_for_images_left_out(
+    still, looked, monkeypatch
+):
     """What lies anyhow has few images too few to say what lies where."""
+    monkeypatch.setattr(left_out, "LOOKED", looked)
     images = scattered(6, still=still)
     model, info, _ = fitted(images=images, num_components=12, min_kept=0.5)
     plain, report, _ = fitted(images=images, num_components=12)
@@ -159,8 +163,10 @@ def test_weights_are_local_where_that_holds_for_images_left_out(still):
     assert not info.weights
 
 
-def test_the_share_that_holds_is_that_of_the_definition():
+@pytest.mark.parametrize(("looked", "seen"), [(3, 4), (20, 8)])
+def test_the_share_that_holds_is_that_of_the_definition(looked, seen, monkeypatch):
     """Likelihood gained by images left out, over that of the images counted."""
+    monkeypatch.setattr(left_out, "LOOKED", looked)
     model, info, images = fitted(min_kept=1e-9, count=8)
     assert model.settings.local
     told = sum(
@@ -183,7 +189,9 @@ def test_the_share_that_holds_is_that_of_the_definition():
             lambda _: None,
             layers.Clock(),
         )
-        means.append(sum(one.alone.mean() for one in learnt.values()))
+        told_by = places < left_out.looked_at(places)
+        assert told_by.sum() == seen
+        means.append(sum(one.alone[told_by].mean() for one in learnt.values()))
     assert info.kept == pytest.approx((means[0] - means[1]) / told, rel=1e-4)
 
 

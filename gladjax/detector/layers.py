@@ -57,7 +57,9 @@ class Learnt(NamedTuple):
       weights: Report of its local weights; None where they are not local.
       choice: How the number of components was chosen; None where it was given.
       alone: Log-maps of the images, each left out; None where none is.
-      everywhere: Those under global weights, where they may be the better ones.
+      everywhere: Those under global weights, where they may be the better ones, of the
+        images by which that is told, NaN for the others;
+      others: and what returns those of the folds of some images.
     """
 
     layer: Layer
@@ -66,6 +68,7 @@ class Learnt(NamedTuple):
     choice: Choice | None
     alone: np.ndarray | None
     everywhere: np.ndarray | None
+    others: Callable[[np.ndarray], np.ndarray]
 
 
 def learn(
@@ -98,14 +101,22 @@ def learn(
         kept = _keep(mixture, maps, keep, info, local)
     layer = Layer(mixture, shares, tiles.prepare(mixture, shares, settings), kept)
     clock.stop("weights")
+
+    def found(
+        labels: left_out.Labels, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        return left_out.log_maps(mixture, maps, labels, places, settings, shrinkage)
+
+    own = np.asarray(info.labels)
     alone = everywhere = None
     if places.max(initial=-1) >= 0:
-        labels = np.asarray(info.labels), local and local.labels
-        alone, everywhere = left_out.log_maps(
-            mixture, maps, labels, places, settings, shrinkage
-        )
+        alone, everywhere = found((own, local and local.labels), places)
         clock.stop("left out")
-    return Learnt(layer, info, local, choice, alone, everywhere)
+
+    def others(places: np.ndarray) -> np.ndarray:
+        return found((own, None), places)[0]
+
+    return Learnt(layer, info, local, choice, alone, everywhere, others)
 
 
 def kept(learnt: Iterable[Learnt]) -> float | None:
@@ -129,14 +140,19 @@ def kept(learnt: Iterable[Learnt]) -> float | None:
     return held / told if told > 0 else None
 
 
-def spread(one: Learnt, settings: Settings) -> Learnt:
+def spread(one: Learnt, settings: Settings, places: np.ndarray) -> Learnt:
     """Returns a layer with global weights in place of its local ones.
 
     Args:
       one: The layer, its images left out under either.
       settings: Everything that is a number.
+      places: Fold of each image (`left_out.deal`).
     """
-    old = one.layer
+    old, alone = one.layer, one.everywhere
+    if alone is not None:
+        rest = np.where(places < left_out.looked_at(places), -1, places)
+        seen = (places != rest)[:, None, None]
+        alone = np.where(seen, alone, one.others(rest)) if rest.max() >= 0 else alone
     shares = weights.uniform(old.mixture, old.local_weights.shape)
     layer = dataclasses.replace(
         old,
@@ -144,7 +160,7 @@ def spread(one: Learnt, settings: Settings) -> Learnt:
         prepared=tiles.prepare(old.mixture, shares, settings),
         kept=old.kept and dataclasses.replace(old.kept, counts=None),
     )
-    return one._replace(layer=layer, weights=None, alone=one.everywhere)
+    return one._replace(layer=layer, weights=None, alone=alone)
 
 
 def fit_mixture(

@@ -34,6 +34,7 @@ from gladjax.steps import Steps
 
 FOLDS = 10  # Parts of the images that are left out in turn, where there are enough.
 FEW = 100  # Images, at most, that may be too few for local weights.
+LOOKED = 20  # Images, at least, by which that is told, where there are as many.
 Labels = tuple[Int[np.ndarray, " n"], Int[np.ndarray, "m h w"] | None]
 
 
@@ -51,6 +52,16 @@ def deal(count: int, folds: int, *, first: int = 0) -> Int[np.ndarray, " m"]:
     fold = (np.arange(count) - first) % max(1, min(folds, count - first))
     first = first if folds else count
     return np.where(np.arange(count) >= first, fold, -1)
+
+
+def looked_at(places: Int[np.ndarray, " m"]) -> int:
+    """Returns how many folds, the first ones, tell whether images are too few.
+
+    Args:
+      places: Fold of each image, from `deal`.
+    """
+    sizes = np.cumsum(np.bincount(places[places >= 0]))
+    return min(int(np.searchsorted(sizes, LOOKED)) + 1, len(sizes))
 
 
 def roomy(
@@ -99,7 +110,8 @@ def log_maps(
 
     Returns:
       The maps; NaN for images that are never left out. And those under global weights,
-      where weights are local and images may be too few for that; else None.
+      where weights are local and images may be too few for that, else None; NaN but for
+      the folds that are `looked_at`.
     """
     m, h, w, d = maps.shape
     k, folds = len(fitted.means), range(places.max(initial=-1) + 1)
@@ -118,6 +130,7 @@ def log_maps(
 
     nothing = jnp.zeros((high, w, k), jnp.float32)
     both = where is not None and m <= FEW and settings.min_kept > 0
+    looked = looked_at(places) if both else 0
 
     def counted(f: int, first: int) -> Float[Array, "r w k"]:
         if where is None:
@@ -135,19 +148,21 @@ def log_maps(
     found = np.full((1 + both, m, h, w), np.nan, np.float32)
     rest = None
     for f in folds:
+        out = np.flatnonzero(places == f)
+        if len(out) == 0:
+            continue
         rest = steps.estimate(rest, np.where(fold == f, -1, label))
         some = mixture.padded(mixture.first(rest, k), *room)
         known = scoring.bounds(some)
-        out = np.flatnonzero(places == f)
         for top in range(0, h, high):
-            counts = [every(top) - counted(f, top), nothing][: 1 + both]
+            counts = [every(top) - counted(f, top), nothing][: 1 + (f < looked)]
             shares = [weights.weigh(some, c, settings.prior) for c in counts]
             logs = [jnp.log(share).reshape(k, -1) for share in shares]
             ready = [scoring.Prepared(known, scoring.added(some, log)) for log in logs]
             for first in range(0, len(out), batch):
                 part = out[first : first + batch], slice(top, top + high)
                 x = np.ldexp(weights.filled(maps[part], batch), given.scaled)
-                for into, own in zip(found, ready, strict=True):
+                for into, own in zip(found, ready, strict=False):
                     values = scoring.log_prob_maps(some, own, x)
                     into[part] = np.asarray(values)[: len(part[0])]
     found += np.float32(given.scaled * d * math.log(2))
