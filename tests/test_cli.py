@@ -16,7 +16,7 @@ import tiny
 from click.testing import CliRunner
 
 from gladjax import backbone, cli, datasets, detector, images, io
-from gladjax.cli import fitting, inputs, options
+from gladjax.cli import calibration, inputs, options
 
 FEW = ["--num-components", "4", "--quiet"]
 
@@ -255,10 +255,10 @@ def test_the_least_likely_images_are_named_where_none_is_unlike_the_others(capsy
     paths = [pathlib.Path(f"good/{i:02}.png") for i in range(20)]
     scores = np.arange(20.0)
     scores[19] = np.nan
-    fitting._tell_unlike(paths, scores, 18.0)
+    calibration._tell_unlike(paths, scores, 18.0)
     said = capsys.readouterr().err
     assert said.endswith(": 18.png, 17.png, 16.png, 15.png, 14.png\n")
-    fitting._tell_unlike(paths[:19], scores[:19], 18.0)
+    calibration._tell_unlike(paths[:19], scores[:19], 18.0)
     assert not capsys.readouterr().err  # Of few images it says nothing.
 
 
@@ -268,7 +268,7 @@ def test_the_least_likely_images_are_named_where_none_is_unlike_the_others(capsy
 def test_a_threshold_that_is_the_score_of_a_defect_is_told(capsys, limit, words):
     paths = [pathlib.Path(f"good/{i:02}.png") for i in range(20)]
     scores = np.append(np.linspace(10, 17, 19), 90.0)
-    fitting._tell_unlike(paths, scores, limit)
+    calibration._tell_unlike(paths, scores, limit)
     said = capsys.readouterr().err
     assert "1 of 20 images are unlike" in said
     assert ("the threshold is the score of such an image" in said) == words
@@ -287,7 +287,7 @@ def test_an_image_that_shows_nothing_is_left_out_of_the_threshold(monkeypatch):
 
     paths = [pathlib.Path(f"{i}.png") for i in range(21)]
     with pytest.warns(UserWarning, match="shows nothing inside the mask"):
-        fitted, how = fitting.calibrated(
+        fitted, how = calibration.calibrated(
             jax.random.key(0), paths, Work(), "left-out", 0.05, options.Progress()
         )
     np.testing.assert_array_equal(fitted.calibration, np.arange(20.0))
@@ -509,11 +509,11 @@ def test_the_reference_never_calibrates(how):
 
     if how == "split":
         with pytest.raises(KeyboardInterrupt):
-            fitting.calibrated(jax.random.key(0), paths, Work(), how, 0.3, progress)
+            calibration.calibrated(jax.random.key(0), paths, Work(), how, 0.3, progress)
         assert seen[0][0][0] == paths[0]
         assert len(seen[0][0]) == 1 + 4
     else:
-        model, _ = fitting.calibrated(
+        model, _ = calibration.calibrated(
             jax.random.key(0), paths, Work(), how, 0.3, progress
         )
         assert seen == [(tuple(paths), 5)]

@@ -14,7 +14,8 @@ import optax
 
 from gladjax import calibrate, detector, images, io, outputs, programs
 from gladjax.cli import inputs, options, reading
-from gladjax.cli.fitting import tell, usable
+from gladjax.cli.calibration import usable
+from gladjax.cli.fitting import tell
 from gladjax.cli.options import Progress
 from gladjax.detector import Detector
 from gladjax.online import Schedule
