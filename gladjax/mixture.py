@@ -381,18 +381,28 @@ def roomy(
     """
     most = max(inverses, len(mixture.inverses))
     found = padded(mixture, room(len(mixture.rows)), room(most))
-    missing = -len(found.means) % together
+    return extended(found, len(found.means) + -len(found.means) % together)
+
+
+def extended(mixture: GaussianMixture, num_components: int) -> GaussianMixture:
+    """Appends dead components (NumPy arrays).
+
+    Args:
+      mixture: The mixture, outside of any trace.
+      num_components: How many there are then.
+    """
+    missing = num_components - len(mixture.means)
     if not missing:
-        return found
-    dead = blank(missing, found.means.shape[1], 0, 0, found.means.dtype)
-    end = np.max(np.asarray(found.offsets) + np.asarray(found.ranks))
+        return mixture
+    dead = blank(missing, mixture.means.shape[1], 0, 0, mixture.means.dtype)
+    end = np.max(np.asarray(mixture.offsets) + np.asarray(mixture.ranks))
     dead = dataclasses.replace(dead, offsets=np.full(missing, end, np.int32))
     names = ("log_weights", "means", "offsets", "ranks", "scales", "noise", "log_dets")
     more = {
-        name: np.concatenate([getattr(found, name), getattr(dead, name)])
+        name: np.concatenate([getattr(mixture, name), getattr(dead, name)])
         for name in names
     }
-    return dataclasses.replace(found, **more)
+    return dataclasses.replace(mixture, **more)
 
 
 def first(mixture: GaussianMixture, count: int) -> GaussianMixture:

@@ -139,7 +139,9 @@ def test_without_a_backbone_the_named_one_is_loaded(tmp_path):
         jax.random.key(0),
         lite,
         tiny.pictures(3),
-        settings=detector.Settings(num_components=3, max_steps=2),
+        settings=detector.Settings(
+            num_components=3, max_steps=2, neighbourhood=1, local=False
+        ),
     )
     io.save(tmp_path / "m", model)
     again = io.load(tmp_path / "m")

@@ -137,8 +137,7 @@ def test_soft_assignments_cannot_be_left_out():
         )
 
 
-@pytest.mark.parametrize("looked", [2, 20])
-@pytest.mark.parametrize("still", [0, 7])
+@pytest.mark.parametrize(("still", "looked"), [(0, 2), (7, 20)])
 def test_weights_are_local_where_that_holds_for_images_left_out(
     still, looked, monkeypatch
 ):

@@ -13,7 +13,6 @@ from gladjax.covariance import Shrinkage
 from gladjax.mixture import GaussianMixture
 from gladjax.online.moments import Moments, floor, joined, moments, scaled
 
-ROOM = (1 << 12, 1 << 16)  # Rows, and numbers of inverses, that there is room for.
 TOGETHER = 32  # The number of components is a multiple of it, the last ones dead.
 
 
@@ -30,6 +29,7 @@ class Model:
       dtype: Type of the mixture.
       min_count: Components of a smaller count are dropped.
       shrinkage: Shrinkage intensity.
+      more: Components that may come.
     """
 
     def __init__(
@@ -38,13 +38,24 @@ class Model:
         dtype: np.dtype,
         min_count: int,
         shrinkage: Shrinkage,
+        *,
+        more: int = 0,
     ) -> None:
         """Fits all components."""
         self.moments = list(moments)
         self._dtype, self._min_count, self._shrinkage = dtype, min_count, shrinkage
         self._floor = np.asarray(floor(self.moments), dtype)
-        self._room = ROOM
+        # Dead components make room for those that come.
+        self._most = -(-(len(moments) + more) // TOGETHER) * TOGETHER
+        self._room = 0, 0
         self.refit()
+
+    def adopt(self, given: GaussianMixture) -> None:
+        """Takes a mixture for that which the moments give."""
+        given = mixture.chosen(given, np.arange(len(self.moments)))
+        rows, entries = self._room
+        rows, entries = max(rows, len(given.rows)), max(entries, len(given.inverses))
+        self.padded = mixture.padded(mixture.extended(given, self._most), rows, entries)
 
     def absorb(
         self,
@@ -96,19 +107,18 @@ class Model:
             [np.zeros((0, d), dtype), *(roots[c] for c in np.flatnonzero(alive))]
         )
         entries = int(np.sum(np.where(ranks < d, ranks.astype(np.int64) ** 2, 0)))
-        # Powers of two, so that few programs are compiled.
-        needed = (max(len(rows), 1), max(entries, 1))
+        # Room for twice as much, so that few programs are compiled.
+        k = self._most
+        bounds = zip((len(rows), entries), (k * d, k * (d - 1) ** 2), strict=True)
         self._room = tuple(
-            max(room, 1 << (need - 1).bit_length())
-            for room, need in zip(self._room, needed, strict=True)
+            held if need < held else min(mixture.room(2 * need), most + 1)
+            for held, (need, most) in zip(self._room, bounds, strict=True)
         )
         shares = np.where(alive, counts, 0)
         with np.errstate(divide="ignore"):
             log_weights = np.log(shares / max(shares.sum(), np.finfo(dtype).tiny))
         means = np.stack([mean for _, mean, _ in self.moments]).astype(dtype)
-        # Dead components make room for those that come.
-        more = (0, -len(counts) % TOGETHER)
-        k = len(counts) + more[1]
+        more = (0, k - len(counts))
         counts, ranks = np.pad(counts, more), np.pad(ranks, more)
         blank = GaussianMixture(
             log_weights=np.pad(

@@ -92,14 +92,16 @@ def update(  # noqa: PLR0913 - the step, its limits, and the options of K-MLE
         if not np.all(np.isfinite(x[counted])):
             raise ValueError("features of samples that count must be finite")
     dtype = np.dtype(np.asarray(mixture.means).dtype)
-    model = Model(unpacked(statistics), dtype, min_count, shrinkage)
-    model.padded = jax.tree.map(np.asarray, mixture)
+    new = max(1, round(growth * k)) if growth else 0
+    more = ROUNDS * new
+    model = Model(unpacked(statistics), dtype, min_count, shrinkage, more=more)
+    model.adopt(mixture)
     learner = _Learner(new_features, used, model)
     likelihoods, steps = learner.batches(schedule, batch_size)
     if max_passes > 1:
         learner.settle(max_passes - 1)
         for _ in range(ROUNDS if growth else 0):
-            learner.grow(max(1, round(growth * k)))
+            learner.grow(new)
             learner.settle(max_passes - 1)
     info = UpdateInfo(
         labels=learner.labels,
