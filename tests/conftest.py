@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     PROGRAMS = tempfile.mkdtemp(prefix="gladjax-programs-")
     atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import numpy as np

@@ -1,5 +1,6 @@
 """The assignment against the dense argmin in float64, with its certificate."""
 
+import functools
 import importlib
 
 import chex
@@ -190,6 +191,15 @@ def test_fewer_costs_than_pairs_are_computed(rng):
     assert info.evaluated < 0.7 * len(COUNTS)
 
 
+lower_of_pairs = jax.jit(assign.lower_of_pairs)
+
+
+@jax.jit
+def prepared_and_lower(given, axes, x):
+    bounds = assign.prepare(given, axes)
+    return bounds, assign.lower(bounds, assign.monomials(axes, x))
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @pytest.mark.parametrize("ranks", [(4, 16), (16, 40), (40, 40)])
@@ -215,19 +225,18 @@ def test_bounds_never_exceed_the_distance(rng, ranks, scale, offset):
         log_dets=np.zeros_like(given.log_dets),
     )
     axes = assign.coordinates(jnp.asarray(x), ranks=ranks)
-    bounds = assign.prepare(moved, axes)
-    low = assign.lower(bounds, assign.monomials(axes, jnp.asarray(x)))
+    bounds, low = prepared_and_lower(moved, axes, jnp.asarray(x))
     plain = moved.__class__(**{**moved.__dict__, "log_weights": 0 * moved.log_weights})
     full = exact(plain, x).T
     assert np.all(np.asarray(low, np.float64) <= full)
     if bounds.fine is not None:
         component, owner = jnp.indices(full.shape, jnp.int32).reshape(2, -1)
-        finer = assign.lower_of_pairs(bounds.fine, jnp.asarray(x), owner, component)
+        finer = lower_of_pairs(bounds.fine, jnp.asarray(x), owner, component)
         coarse, low = low, np.asarray(finer).reshape(full.shape)
         assert np.all(low.astype(np.float64) <= full)
         assert np.mean(low >= coarse) > 0.9
         left_out = jnp.full(3, -1, jnp.int32)
-        none = assign.lower_of_pairs(bounds.fine, jnp.asarray(x), owner[:3], left_out)
+        none = lower_of_pairs(bounds.fine, jnp.asarray(x), owner[:3], left_out)
         assert np.all(np.isinf(none))
     if ranks[1] == 40 and scale == 1 and offset == 0:  # There it is the distance.
         home = np.argmin(full, axis=0)
@@ -257,7 +266,8 @@ def test_costs_within_reach_are_all_computed(x64, rng, monkeypatch, ranks, first
     fitted, x = example(rng, 40, dtype=np.float64, distance=1.0)
     bounds = assign.prepare(fitted, assign.coordinates(x, ranks=ranks))
     fixed = assign.constants(fitted)[:, None]
-    found = assign.search(fitted, bounds, jnp.asarray(x), fixed, reach=30.0)
+    within = jax.jit(functools.partial(assign.search, reach=30.0))
+    found = within(fitted, bounds, jnp.asarray(x), fixed)
     every = exact(fitted, x).T
     near = every <= every.min(axis=0) + 30 - 1e-6
     np.testing.assert_allclose(np.asarray(found.exact)[near], every[near], rtol=1e-8)

@@ -267,7 +267,7 @@ def test_draem_learns_to_find_defects():
         a, b = rng.integers(3, 15, size=2)
         image[a : a + 6, b : b + 6] = rng.integers(0, 255, size=(6, 6, 3))
     settings = draem.Training(
-        widths=(8, 8), depth=1, num_steps=500, batch_size=8, learning_rate=5e-3
+        widths=(8, 8), depth=1, num_steps=300, batch_size=8, learning_rate=5e-3
     )
     model = draem.fit(jax.random.key(0), train, settings=settings, window=5)
     heat, scores = draem.score(model, normal)

@@ -192,7 +192,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(x64):
 
 def test_steps_of_both_forms_agree_from_the_same_seeds():
     x, _ = start(np.random.default_rng(0), "many", dtype=np.float32)
-    now = em.init(KEY, jnp.asarray(x), num_components=3)
+    init = jax.jit(em.init, static_argnames="num_components")
+    now = init(KEY, jnp.asarray(x), num_components=3)
     assert now.mixture.rows.shape == (12, 4)
     begin = jax.tree.map(np.asarray, now.mixture)
     labels = np.full(len(x), -1, np.int32)

@@ -320,7 +320,8 @@ def test_invalid_samples_are_no_seeds():
     x, _, _ = start(np.random.default_rng(0), "many", dtype=np.float32)
     valid = np.arange(len(x)) % 3 > 0
     x[~valid] = 1e6
-    state = kmle.init(KEY, jnp.asarray(x), num_components=3, valid=jnp.asarray(valid))
+    init = jax.jit(kmle.init, static_argnames="num_components")
+    state = init(KEY, jnp.asarray(x), num_components=3, valid=jnp.asarray(valid))
     assert np.abs(state.mixture.means).max() < 1e3
     fitted, info = kmle.fit(KEY, x, num_components=3, valid=valid)
     assert np.abs(fitted.means).max() < 1e3
