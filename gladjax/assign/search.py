@@ -118,12 +118,12 @@ def search(
             pairs = following(state)
         guesses = (i == 0) & (guess is not None)
         state = _taken(state, given, pairs, passed, guesses)
-        left = jnp.sum(_open(state, reach), dtype=jnp.int32)
+        left = jnp.sum(_counted(_open(state, reach)), dtype=jnp.int32)
         survivors = jnp.where(i == 0, left, state.survivors)
         return state._replace(survivors=survivors), i + 1, left
 
     zero = jnp.zeros((), jnp.int32)
-    left = jnp.sum(_open(state, reach), dtype=jnp.int32)
+    left = jnp.sum(_counted(_open(state, reach)), dtype=jnp.int32)
     state = jax.lax.while_loop(lambda carry: carry[2] > 0, more, (state, zero, left))[0]
     return state._replace(
         exact=state.exact[:, :c],
@@ -178,7 +178,7 @@ def _level(low: Float[Array, "k c"], count: Array) -> Float[Array, " c"]:
     It is the ``count``-th of the least bounds of `GROUPS` groups of components, the
     last one if there are fewer; infinite if ``count`` is 0.
     """
-    groups = min(GROUPS, low.shape[0])
+    groups = _groups(low.shape[0])
     each = low.shape[0] // groups
     first = low[: groups * each].reshape(groups, each, -1)
     minima, rest = jnp.min(first, axis=1), low[groups * each :]
@@ -190,6 +190,12 @@ def _level(low: Float[Array, "k c"], count: Array) -> Float[Array, " c"]:
 
     none = jnp.full(low.shape[1:], jnp.inf, low.dtype)
     return jax.lax.fori_loop(0, jnp.minimum(count, groups), drop, (minima, none))[1]
+
+
+def _groups(k: int) -> int:
+    """Returns into how many groups of like size so many components are divided."""
+    even = (n for n in range(GROUPS, GROUPS // 2, -1) if k % n == 0)
+    return next(even, GROUPS) if k > GROUPS else k
 
 
 def _bounded(
@@ -292,6 +298,22 @@ def least(costs: Float[Array, "k c"]) -> tuple[Float[Array, " c"], Int[Array, " 
     return best, jnp.minimum(at, k - 1).astype(jnp.int32)
 
 
+def _counted(mask: Bool[Array, "k c"]) -> Int[Array, "k g"]:
+    """Returns how many pairs of each group a mask holds; ``c`` is a multiple of 64.
+
+    Bytes, in three dimensions: so a CPU compares and counts at once, without an array
+    of four times the size between.
+    """
+    grouped = mask.reshape(mask.shape[0], -1, GROUP)
+    return jnp.sum(grouped, axis=2, dtype=jnp.uint8).astype(jnp.int32)
+
+
+def _running(counts: Float[Array, "r g"]) -> Float[Array, "r g"]:
+    """Returns the running sums of rows of small integers: a matrix product, exactly."""
+    size = counts.shape[1]
+    return jnp.matmul(counts, jnp.triu(jnp.ones((size, size), counts.dtype)))
+
+
 def listed(mask: Bool[Array, "k c"], size: int) -> tuple[Array, Array]:
     """Lists the first pairs of a mask, component after component.
 
@@ -303,17 +325,18 @@ def listed(mask: Bool[Array, "k c"], size: int) -> tuple[Array, Array]:
       Samples, and components; component -1 where there are no more.
     """
     c = mask.shape[1]
-    grouped = mask.reshape(-1, GROUP)
-    counts = jnp.sum(grouped, axis=1, dtype=jnp.int32)
-    ends = jnp.cumsum(counts, dtype=jnp.int32)
+    counts = _counted(mask)
+    along = _running(counts.astype(jnp.float32)).astype(jnp.int32)
+    rows = along[:, -1]
+    before = jnp.cumsum(rows, dtype=jnp.int32) - rows
+    ends = (before[:, None] + along).ravel()
+    counts, grouped = counts.ravel(), mask.reshape(-1, GROUP)
     place = jnp.arange(size, dtype=jnp.int32)
     at = jnp.searchsorted(ends, place, side="right").astype(jnp.int32)
     at = jnp.minimum(at, grouped.shape[0] - 1)
     rank = place - (ends - counts)[at]
     # The place of the rank-th pair of its group: how many running counts are not above.
-    running = jnp.matmul(
-        grouped[at].astype(jnp.float32), jnp.triu(jnp.ones((GROUP, GROUP), jnp.float32))
-    )
+    running = _running(grouped[at].astype(jnp.float32))
     within = jnp.sum(running <= rank[:, None].astype(jnp.float32), axis=1)
     index = at * GROUP + within.astype(jnp.int32)
     inside = place < ends[-1]
