@@ -54,6 +54,7 @@ from gladjax import (
     kmle,
     mixture,
     programs,
+    routing,
     samples,
     seeding,
 )
@@ -219,7 +220,7 @@ def step(
     info = KMLEInfo(
         log_likelihood=mean - 0.5 * d * math.log(2 * math.pi),
         num_components=jnp.sum(kept > 0),
-        labels=jnp.where(used, assign.least(costs)[1], -1),
+        labels=jnp.where(used, routing.least(costs)[1], -1),
     )
     return EMState(fitted, jnp.asarray(state.iteration) + 1), info
 

@@ -8,7 +8,8 @@ program serves every iteration. Slots beyond the end of a group are marked as em
 
 The M-step (means, scatters), the E-step (full costs of the open pairs), the local
 weights and the map (scoring) all go through it. `group` is the same thing on the host,
-where shapes may depend on the data and need no padding.
+where shapes may depend on the data and need no padding. `least` picks the component of
+each sample from a table of costs.
 
 Notation: ``n`` samples, ``k`` components (groups), ``b`` blocks of ``s`` slots.
 
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Blocks(NamedTuple):
@@ -113,6 +114,18 @@ def cut(order: Int[Array, " n"], counts: Int[Array, " k"], *, size: int) -> Bloc
     filled = used[:, None] & (slot < ends[group][:, None])
     index = jnp.where(filled, order.at[slot].get(mode="clip"), 0)
     return Blocks(index, filled, group, counts, block_ends[-1])
+
+
+def least(costs: Float[Array, "k c"]) -> tuple[Float[Array, " c"], Int[Array, " c"]]:
+    """Returns the least cost of each column and its row, the first of equals.
+
+    Two reductions along the leading axis, which vectorise, where ``argmin`` does not.
+    """
+    k = costs.shape[0]
+    best = jnp.min(costs, axis=0)
+    row = jnp.arange(k, dtype=jnp.int32)[:, None]
+    at = jnp.min(jnp.where(costs == best[None, :], row, k), axis=0)
+    return best, jnp.minimum(at, k - 1).astype(jnp.int32)
 
 
 def group(labels: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from gladjax import devices
+from gladjax import devices, routing
 from gladjax.covariance import PRECISION
 
 
@@ -122,7 +122,7 @@ def euclidean(
 
     def visit(part: Array) -> tuple[Array, tuple[()]]:
         x = part - middle[None, :]
-        gain = jnp.matmul(x, c.T, precision=PRECISION) - half[None, :]
-        return jnp.argmax(gain, axis=1).astype(jnp.int32), ()
+        cost = half[:, None] - jnp.matmul(c, x.T, precision=PRECISION)
+        return routing.least(cost)[1], ()
 
     return devices.in_chunks(visit, (features,), devices.sizes().chunk)[0]

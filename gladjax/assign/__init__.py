@@ -33,7 +33,6 @@ from gladjax.assign.nearest import nearest_info as nearest_info
 from gladjax.assign.nearest import prepared as prepared
 from gladjax.assign.search import GROUP as GROUP
 from gladjax.assign.search import Found as Found
-from gladjax.assign.search import least as least
 from gladjax.assign.search import listed as listed
 from gladjax.assign.search import search as search
 
@@ -48,7 +47,6 @@ __all__ = [
     "constants",
     "coordinates",
     "distances_of_pairs",
-    "least",
     "listed",
     "lower",
     "lower_of_pairs",

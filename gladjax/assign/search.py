@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import devices
+from gladjax import devices, routing
 from gladjax.assign.bounds import Bounds, lower, lower_of_pairs, monomials
 from gladjax.assign.exact import distances_of_pairs
 from gladjax.mixture import GaussianMixture
@@ -93,7 +93,7 @@ def search(
 
     def begin(state: Found) -> tuple[Array, Array]:
         own, more = jnp.arange(n, dtype=jnp.int32), (0, size - n)
-        first = least(state.low)[1]
+        first = routing.least(state.low)[1]
         if guess is not None:
             known = jnp.isfinite(state.low[jnp.maximum(guess, 0), own])
             first = jnp.where((guess >= 0) & known, guess, first)
@@ -213,7 +213,7 @@ def _bounded(
     if bounds.precise is not None:
         exact = jnp.where(bounds.precise[:, None], low, jnp.inf)
         low = jnp.where(bounds.precise[:, None], jnp.inf, low)
-        known, first = least(exact)
+        known, first = routing.least(exact)
         label = jnp.where((known <= best) & (known < jnp.inf), first, label)
         best = jnp.minimum(best, known)
     zero = jnp.zeros((), jnp.int32)
@@ -284,18 +284,6 @@ def _taken(
 def _rounded_down(low: Array) -> Array:
     """The last rounding, that of a sum."""
     return low - 2 * jnp.finfo(low.dtype).eps * jnp.abs(low)
-
-
-def least(costs: Float[Array, "k c"]) -> tuple[Float[Array, " c"], Int[Array, " c"]]:
-    """Returns the least cost of each column and its row, the first of equals.
-
-    Two reductions along the leading axis, which vectorise, where ``argmin`` does not.
-    """
-    k = costs.shape[0]
-    best = jnp.min(costs, axis=0)
-    row = jnp.arange(k, dtype=jnp.int32)[:, None]
-    at = jnp.min(jnp.where(costs == best[None, :], row, k), axis=0)
-    return best, jnp.minimum(at, k - 1).astype(jnp.int32)
 
 
 def _counted(mask: Bool[Array, "k c"]) -> Int[Array, "k g"]:
