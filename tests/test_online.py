@@ -287,19 +287,15 @@ def toothbrushes(mvtec_root):
 
     labels = np.array([path.parent.name != "good" for path in test], np.int32)
     mask = masks.margin(network.image_size)
-    found = {}
-    one, other = read(train), read(test)
-    for name in ("layer2", "layer3"):
-        keep = np.asarray(masks.to_grid(mask, one[name].shape[1:3]))
-        a, b = one[name][:, keep], other[name][:, keep]
-        middle, spread = a.mean(axis=(0, 1)), a.std(axis=(0, 1))
-        found[name] = (a - middle) / spread, (b - middle) / spread
-    return found, labels
+    one, other = read(train)["layer3"], read(test)["layer3"]
+    keep = np.asarray(masks.to_grid(mask, one.shape[1:3]))
+    one, other = one[:, keep], other[:, keep]
+    middle, spread = one.mean(axis=(0, 1)), one.std(axis=(0, 1))
+    return (one - middle) / spread, (other - middle) / spread, labels
 
 
 def test_an_updated_mixture_of_real_features_is_as_good_as_one_of_all(toothbrushes):
-    maps, labels = toothbrushes
-    train, test = maps["layer3"]
+    train, test, labels = toothbrushes
     d = train.shape[-1]
     whole, first, found = halves(train.reshape(-1, d), 60)
     held = test[labels == 0].reshape(-1, d)
