@@ -231,7 +231,7 @@ def costs(
 def log_sums(values: Float[Array, "k c"]) -> Float[Array, " c"]:
     """Returns ``log sum_k exp(-cost / 2)`` of each column."""
     best = jnp.min(values, axis=0)
-    safe = jnp.where(jnp.isfinite(best), best, 0)
+    safe = jnp.where(jnp.isfinite(best), best, jnp.zeros_like(best))
     total = jnp.sum(jnp.exp(0.5 * (safe[None, :] - values)), axis=0)
     return jnp.log(total) - 0.5 * safe
 
