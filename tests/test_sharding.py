@@ -230,9 +230,9 @@ def test_two_processes_find_what_one_finds(tmp_path):
     x = samples(0, np.float32)
     assert len(x) % 4 == 0
     np.save(tmp_path / "x.npy", x)
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     root = str(pathlib.Path(__file__).resolve().parent.parent)
-    env = {**os.environ, **flags, "PYTHONPATH": root}
+    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": root}
     port = str(free_port())
     workers = [
         subprocess.Popen(
