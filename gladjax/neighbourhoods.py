@@ -141,7 +141,7 @@ def means(maps: Float[Array, "n h w d"], side: int) -> Float[Array, "n h w d"]:
             jax.lax.slice_in_dim(maps, i, i + inside, axis=axis)
             for i in range(2 * reach + 1)
         )
-        mean = total / (2 * reach + 1)
+        mean = jnp.asarray(total) / (2 * reach + 1)
         # The outermost means again; converters to ONNX know no padding by edges.
         first = jax.lax.slice_in_dim(mean, 0, 1, axis=axis)
         last = jax.lax.slice_in_dim(mean, inside - 1, inside, axis=axis)
