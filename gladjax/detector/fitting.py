@@ -138,7 +138,7 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     told = _Teller(progress, settings.max_steps, backbone.layers)
     how = (shrinkage, places)
     learnt = learn_layers(key, blank, maps, valid, how, told.of, clock)
-    detector, learnt, share = settled(blank, learnt, places)
+    detector, learnt, share = settled(blank, learnt)
     alone = {n: one.alone for n, one in learnt.items() if one.alone is not None}
     scores = left_out.scores(detector, alone, valid, places) if folds else None
     infos = [item.info for item in aligned]
@@ -192,14 +192,13 @@ def learn_layers(
 
 
 def settled(
-    blank: Detector, learnt: dict[str, Learnt], places: np.ndarray
+    blank: Detector, learnt: dict[str, Learnt]
 ) -> tuple[Detector, dict[str, Learnt], float | None]:
     """Returns the detector, with global weights where local ones do not hold.
 
     Args:
       blank: The detector without its layers.
       learnt: What was learnt of each layer.
-      places: Fold of each image (`left_out.deal`).
 
     Returns:
       The detector; what was learnt of its layers; and the share of what local weights
@@ -209,7 +208,7 @@ def settled(
     if share is not None and share < blank.settings.min_kept:
         settings = dataclasses.replace(blank.settings, local=False)
         blank = dataclasses.replace(blank, settings=settings)
-        learnt = {n: spread(one, settings, places) for n, one in learnt.items()}
+        learnt = {name: spread(one, settings) for name, one in learnt.items()}
     layers = {name: one.layer for name, one in learnt.items()}
     return dataclasses.replace(blank, layers=layers), learnt, share
 

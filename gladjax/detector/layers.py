@@ -58,8 +58,8 @@ class Learnt(NamedTuple):
       choice: How the number of components was chosen; None where it was given.
       alone: Log-maps of the images, each left out; None where none is.
       everywhere: Those under global weights, where they may be the better ones, of the
-        images by which that is told, NaN for the others;
-      others: and what returns those of the folds of some images.
+        images by which that is told, NaN for the others.
+      others: Returns these of all images.
     """
 
     layer: Layer
@@ -68,7 +68,7 @@ class Learnt(NamedTuple):
     choice: Choice | None
     alone: np.ndarray | None
     everywhere: np.ndarray | None
-    others: Callable[[np.ndarray], np.ndarray]
+    others: Callable[[], np.ndarray | None]
 
 
 def learn(
@@ -101,20 +101,20 @@ def learn(
         kept = _keep(mixture, maps, keep, info, local)
     layer = Layer(mixture, shares, tiles.prepare(mixture, shares, settings), kept)
     clock.stop("weights")
-
-    def found(
-        labels: left_out.Labels, places: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        return left_out.log_maps(mixture, maps, labels, places, settings, shrinkage)
-
-    own = np.asarray(info.labels)
+    own, how_found = np.asarray(info.labels), (settings, shrinkage)
     alone = everywhere = None
     if places.max(initial=-1) >= 0:
-        alone, everywhere = found((own, local and local.labels), places)
+        alone, everywhere = left_out.log_maps(
+            mixture, maps, (own, local and local.labels), places, *how_found
+        )
         clock.stop("left out")
 
-    def others(places: np.ndarray) -> np.ndarray:
-        return found((own, None), places)[0]
+    def others() -> np.ndarray | None:
+        rest = np.where(places < left_out.looked_at(places), -1, places)
+        if everywhere is None or rest.max(initial=-1) < 0:
+            return everywhere
+        found, _ = left_out.log_maps(mixture, maps, (own, None), rest, *how_found)
+        return np.where((rest < 0)[:, None, None], everywhere, found)
 
     return Learnt(layer, info, local, choice, alone, everywhere, others)
 
@@ -140,19 +140,14 @@ def kept(learnt: Iterable[Learnt]) -> float | None:
     return held / told if told > 0 else None
 
 
-def spread(one: Learnt, settings: Settings, places: np.ndarray) -> Learnt:
+def spread(one: Learnt, settings: Settings) -> Learnt:
     """Returns a layer with global weights in place of its local ones.
 
     Args:
       one: The layer, its images left out under either.
       settings: Everything that is a number.
-      places: Fold of each image (`left_out.deal`).
     """
-    old, alone = one.layer, one.everywhere
-    if alone is not None:
-        rest = np.where(places < left_out.looked_at(places), -1, places)
-        seen = (places != rest)[:, None, None]
-        alone = np.where(seen, alone, one.others(rest)) if rest.max() >= 0 else alone
+    old = one.layer
     shares = weights.uniform(old.mixture, old.local_weights.shape)
     layer = dataclasses.replace(
         old,
@@ -160,7 +155,7 @@ def spread(one: Learnt, settings: Settings, places: np.ndarray) -> Learnt:
         prepared=tiles.prepare(old.mixture, shares, settings),
         kept=old.kept and dataclasses.replace(old.kept, counts=None),
     )
-    return one._replace(layer=layer, weights=None, alone=alone)
+    return one._replace(layer=layer, weights=None, alone=one.others())
 
 
 def fit_mixture(

@@ -114,7 +114,7 @@ def log_maps(
       the folds that are `looked_at`.
     """
     m, h, w, d = maps.shape
-    k, folds = len(fitted.means), range(places.max(initial=-1) + 1)
+    k, folds = len(fitted.means), np.unique(places[places >= 0]).tolist()
     own, where = labels
     index = np.flatnonzero(own >= 0)
     missing = max(SAMPLES - len(index), 0)
@@ -149,8 +149,6 @@ def log_maps(
     rest = None
     for f in folds:
         out = np.flatnonzero(places == f)
-        if len(out) == 0:
-            continue
         rest = steps.estimate(rest, np.where(fold == f, -1, label))
         some = mixture.padded(mixture.first(rest, k), *room)
         known = scoring.bounds(some)

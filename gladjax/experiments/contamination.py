@@ -154,7 +154,7 @@ def fit(
       seed: Randomness.
     """
     blank, learnt, images = learn(source, numbers, settings, seed=seed)
-    return finished(*fitting.settled(blank, learnt, images.places)[:2], images)
+    return finished(*fitting.settled(blank, learnt)[:2], images)
 
 
 def learn(

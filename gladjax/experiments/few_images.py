@@ -69,12 +69,10 @@ def _record(source: Source, case: Case, numbers: np.ndarray, seed: int) -> Recor
     """Measures local and global weights of one fit, and says which the rule chooses."""
     chosen = runner.settings(case.options)
     blank, learnt, images = contamination.learn(source, numbers, chosen, seed=seed)
-    fitted, _, share = fitting.settled(blank, learnt, images.places)
+    fitted, _, share = fitting.settled(blank, learnt)
     bad = np.array([record.label == 1 for record in case.dataset.test])
     test = len(case.dataset.train) + np.arange(len(bad))
-    everywhere = {
-        name: layers.spread(one, chosen, images.places) for name, one in learnt.items()
-    }
+    everywhere = {name: layers.spread(one, chosen) for name, one in learnt.items()}
     found: Record = {"kept": share, "chosen": BOTH[not fitted.settings.local]}
     for name, parts in zip(BOTH, (learnt, everywhere), strict=True):
         one = {layer: part.layer for layer, part in parts.items()}
