@@ -241,7 +241,7 @@ def _rows_of_few(
     groups: Groups,
     origins: Float[Array, "k d"],
 ) -> Float[Array, "r d"]:
-    """Returns the rows of the components of fewer than ``d`` samples.
+    """Returns the rows of the components of fewer than ``d`` samples, 0 elsewhere.
 
     One row after the other, wherever it belongs: to scatter those of a batch takes a
     CPU several times as long.
@@ -253,26 +253,24 @@ def _rows_of_few(
       origins: One sample of each component.
     """
     owner, (room, d) = mixture.owners(shifted), shifted.rows.shape
-    ranks = shifted.ranks.at[owner].get(mode="fill", fill_value=d)
-    batch = max(1, min(room, devices.sizes().elements // d))
+    batch = max(1, devices.sizes().elements // d)
 
-    def visit(i: Array, rows: Array) -> Array:
-        first = jnp.minimum(i * batch, room - batch)
-        cut = partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=batch)
-        own, few, before = cut(owner), cut(ranks) < d, cut(rows)
+    def visit(own: Array, row: Array) -> tuple[Array, tuple[()]]:
+        at = jnp.minimum(own, origins.shape[0] - 1)
+        few = (own < origins.shape[0]) & (shifted.ranks[at] < d)
 
         def centred() -> Array:
-            at = jnp.minimum(own, origins.shape[0] - 1)
-            local = first + jnp.arange(batch, dtype=jnp.int32) - shifted.offsets[at]
-            pair = groups.starts[at] + local
+            pair = groups.starts[at] + row - shifted.offsets[at]
             e = features[groups.samples.at[pair].get(mode="clip")] - origins[at]
             w = _weights_at(groups, pair, few, features.dtype)[:, None]
             return jnp.where(few[:, None], jnp.sqrt(w) * (e - shifted.means[at]), 0)
 
-        after = jax.lax.cond(jnp.any(few), centred, lambda: before)
-        return jax.lax.dynamic_update_slice_in_dim(rows, after, first, axis=0)
+        # Stretches of other components, and what is unused, cost nothing.
+        empty = jnp.zeros((len(own), d), features.dtype)
+        return jax.lax.cond(jnp.any(few), centred, lambda: empty), ()
 
-    return jax.lax.fori_loop(0, -(-room // batch), visit, shifted.rows)
+    row = jnp.arange(room, dtype=jnp.int32)
+    return devices.in_chunks(visit, (owner, row), batch)[0]
 
 
 def _fit_many(

@@ -242,10 +242,7 @@ def prepare(
     """
     means, basis = jnp.asarray(given.means), shared.basis
     every = basis if shared.finer is None else shared.finer
-    alive = jnp.isfinite(jnp.asarray(given.log_weights))
-    place = jnp.arange(1, len(alive) + 1, dtype=jnp.int32)
-    living = jnp.max(jnp.where(alive, place, 0), initial=0)
-    (F, lost, eta), more = _factored(given, every, basis.shape[1], living)
+    (F, lost, eta), more = _factored(given, every, basis.shape[1])
     sound = jnp.isfinite(lost)
     (d, r), dtype = basis.shape, means.dtype
     e = means - shared.centre[None, :]
@@ -278,6 +275,9 @@ def prepare(
         keep * square[:, None] - lowered[:, :1],
         -lowered[:, 1:],
     ]
+    alive = jnp.isfinite(jnp.asarray(given.log_weights))
+    place = jnp.arange(1, len(errs) + 1, dtype=jnp.int32)
+    living = jnp.max(jnp.where(alive, place, 0), initial=0)
     return Bounds(
         shared,
         jnp.concatenate(parts, axis=1),
@@ -349,10 +349,7 @@ def lower_of_pairs(
 
 
 def _factored(
-    given: GaussianMixture,
-    basis: Float[Array, "d q"],
-    leading: int,
-    living: Int[Array, ""],
+    given: GaussianMixture, basis: Float[Array, "d q"], leading: int
 ) -> list[Factors]:
     """Returns ``F`` for the leading coordinates, and for all of them.
 
@@ -360,42 +357,38 @@ def _factored(
     (Two batched factorisations side by side in a program may wait for each other's
     threads for ever, in jaxlib 0.10.2 on a CPU of two cores.)
     """
-    (k, q), dtype = (given.means.shape[0], basis.shape[1]), basis.dtype
     M, traces = _marginals(given, basis)
-    batch = max(1, min(k, devices.sizes().factored // (q * q)))
-    identity = jnp.eye(q, dtype=dtype)
+    q = basis.shape[1]
+    batch = max(1, devices.sizes().factored // (q * q))
+    identity = jnp.eye(q, dtype=basis.dtype)
     inverted = jax.vmap(
         lambda one: jax.scipy.linalg.solve_triangular(
             jnp.linalg.cholesky(one), identity, lower=True
         )
     )
 
-    def several(i: Array, found: list[Factors]) -> list[Factors]:
-        first = jnp.minimum(i * batch, k - batch)
-        cut = partial(jax.lax.dynamic_slice_in_dim, start_index=first, slice_size=batch)
-        own, sizes = cut(M), cut(traces)
-        inverse = inverted(own)
-        return [
-            jax.tree.map(
-                lambda whole, part: jax.lax.dynamic_update_slice_in_dim(
-                    whole, part, first, axis=0
-                ),
-                before,
-                _checked(inverse[:, :r, :r], own[:, :r, :r], sizes, basis[:, :r]),
-            )
-            for before, r in zip(found, (leading, q), strict=True)
-        ]
+    def several(
+        M: Array, traces: Array, alive: Array
+    ) -> tuple[list[Factors], tuple[()]]:
+        def factored() -> list[Factors]:
+            inverse = inverted(M)
+            return [
+                _checked(inverse[:, :r, :r], M[:, :r, :r], traces, basis[:, :r])
+                for r in (leading, q)
+            ]
 
-    # Of the dead ones behind the last living one there are no factors.
-    none = [
-        Factors(
-            jnp.zeros((k, r, r), dtype),
-            jnp.full((k,), jnp.inf, dtype),
-            jnp.zeros((k,), dtype),
-        )
-        for r in (leading, q)
-    ]
-    return jax.lax.fori_loop(0, -(-living // batch), several, none)
+        def nothing() -> list[Factors]:
+            zero = jnp.zeros_like(traces)
+            return [
+                Factors(jnp.zeros_like(M[:, :r, :r]), zero + jnp.inf, zero)
+                for r in (leading, q)
+            ]
+
+        # A batch of dead components costs nothing, and has no factors.
+        return jax.lax.cond(jnp.any(alive), factored, nothing), ()
+
+    alive = jnp.isfinite(jnp.asarray(given.log_weights))
+    return devices.in_chunks(several, (M, traces, alive), batch)[0]
 
 
 def _checked(
