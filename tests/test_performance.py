@@ -55,9 +55,9 @@ def test_assignment_finds_no_label_unlike_the_dense_argmin(tmp_path, few_feature
 
 def test_growth_and_its_figure(tmp_path, few_features):
     largest = {"samples": 400, "components": 8, "features": 16}
-    record = growth.measure("samples", largest=largest, times=1)
+    record = growth.measure("samples", largest=largest)
     assert record["axis"] == "samples"
-    assert record["sizes"] == [200, 400]
+    assert record["sizes"] == [50, 100, 200, 400]
     assert record["others"] == {"components": 8, "features": 16}
     growth.figure([record]).savefig(tmp_path / "growth.svg")
     assert "<svg" in (tmp_path / "growth.svg").read_text()

@@ -20,15 +20,12 @@ from gladjax.experiments.performance import timing
 LARGEST = {"samples": 51_200, "components": 1000, "features": 672}
 
 
-def measure(
-    axis: str, *, largest: dict[str, int] | None = None, times: int = 3
-) -> dict[str, Any]:
+def measure(axis: str, *, largest: dict[str, int] | None = None) -> dict[str, Any]:
     """Measures the growth along one axis.
 
     Args:
       axis: ``samples``, ``components`` or ``features``.
       largest: Sizes to end at.
-      times: How often the size is doubled.
 
     Returns:
       Sizes, seconds per size, and the fitted exponent.
@@ -37,7 +34,7 @@ def measure(
     everything = timing.solar_cells(
         "efficientnet_lite0_wide", "layer3", limit=largest["samples"]
     )
-    sizes, seconds = timing.doubled(largest[axis], times=times), []
+    sizes, seconds = timing.doubled(largest[axis], times=3), []
     for size in sizes:
         n, k, d = ({**largest, axis: size}[name] for name in LARGEST)
         every = len(everything) // n
