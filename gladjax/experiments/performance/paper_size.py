@@ -67,7 +67,7 @@ def measure(*, num_images: int = 200, num_components: int = 1000) -> dict[str, A
             jax.random.key(0),
             net,
             images.Lazy(train),
-            settings=detector.Settings(num_components=num_components),
+            settings=detector.Settings.paper(num_components=num_components),
             progress=bar,
         )
     seconds = time.perf_counter() - begun
