@@ -13,20 +13,23 @@ Reference: Artola et al., "GLAD", WACV 2023, Section 3.1.
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from gladjax import assign, estimation, mixture, programs, samples
-from gladjax.assign import Bounds
+from gladjax.assign import Bounds, Known
 from gladjax.covariance import Shrinkage
 from gladjax.iteration import Row
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.samples import Samples
 
 ENTRIES = 1 << 22  # Numbers of inverses that there is always room for.
+TRACKED = 2 * assign.WIDTH  # Components from which on assignments are kept up.
+MANY = 3 / 8  # Share of them that changed from which on a whole search is as fast.
 SUMMED = 4096  # Costs that are added in the precision of the samples.
 
 
@@ -48,33 +51,57 @@ class Steps:
         self._options = {"min_count": min_count, "shrinkage": shrinkage}
         self._entries = -1
         self._count = int(np.sum(np.asarray(given.used)))
+        self._tracked = num_components >= TRACKED
+        self._made: tuple[GaussianMixture, AnyArray] | None = None
+        self._last: _Last | None = None
 
     def __call__(
         self, state: tuple[GaussianMixture, AnyArray]
     ) -> tuple[tuple[GaussianMixture, AnyArray], Row]:
         """Assigns every sample, then fits every component."""
         old, labels = state
-        given = self._given
+        given, known = self._given, None
         if given.resident:
-            bounds = assign.prepared(old, given.axes)
-            found = _search(old, bounds, given.features, given.used, labels, 0)
-            new, _, sums, numbers = found
+            known, sums, numbers = self._assigned(old, labels)
+            new = known.labels
         else:
             new, sums, numbers = self._streamed(old, labels)
         moved, survivors, evaluated = np.asarray(numbers, np.float64).tolist()
         cost = float(np.sum(np.asarray(sums, np.float64))) / self._count
+        before, made = np.array(old.log_weights), self._made
         fitted = self.estimate(old, new)
-        alive = int(np.isfinite(np.asarray(fitted.log_weights)).sum())
+        after = np.asarray(fitted.log_weights)
+        alive = int(np.isfinite(after).sum())
+        self._last = None
+        ours = made is not None and made[0] is old and made[1] is labels
+        if known is not None and self._tracked and ours:
+            changed = np.asarray(_changed(jnp.asarray(labels), new, self._k))
+            if np.all((before == after) | changed):  # Else one was dropped.
+                self._last = _Last(fitted, known, changed)
         share = self._count / len(given.used)
         row = Row(cost, alive, int(moved), survivors / share, evaluated / share)
         return (fitted, new), row
 
     def costs(self, old: GaussianMixture) -> Float[Array, " n"]:
         """Returns the least cost of each sample, which must be on the device."""
-        given = self._given
-        none = jnp.full(given.used.shape, -1, jnp.int32)
+        none = jnp.full(self._given.used.shape, -1, jnp.int32)
+        return self._assigned(old, none)[0].costs
+
+    def _assigned(
+        self, old: GaussianMixture, labels: AnyArray
+    ) -> tuple[Known, Array, Array | np.ndarray]:
+        """Assigns samples on the device, those that must be since the last step."""
+        given, last = self._given, self._last
         bounds = assign.prepared(old, given.axes)
-        return _search(old, bounds, given.features, given.used, none, 0)[1]
+        if last is None or last.fitted is not old or last.changed.mean() > MANY:
+            return _search(
+                old, bounds, given.features, given.used, labels, 0, self._tracked
+            )
+        known, seen = assign.updated(
+            old, bounds, given.features, last.known, last.changed, given.used
+        )
+        sums, moved = _told(labels, known)
+        return known, sums, np.concatenate([[moved], seen])
 
     def estimate(
         self, old: GaussianMixture | None, labels: AnyArray
@@ -88,6 +115,13 @@ class Steps:
         Returns:
           The mixture; dropped components have weight 0.
         """
+        fitted = self._estimated(old, labels)
+        self._made = fitted, labels
+        return fitted
+
+    def _estimated(
+        self, old: GaussianMixture | None, labels: AnyArray
+    ) -> GaussianMixture:
         given, k = self._given, self._k
         d = given.features.shape[1]
         if not given.resident:
@@ -140,8 +174,10 @@ class Steps:
             guess = np.full(len(x), -1, np.int32)
             own = np.asarray(labels[first : first + len(x)])
             guess[: len(own)] = own
-            new, _, some, seen = _search(old, bounds, x, used, guess, given.exponent)
-            found.append(np.asarray(new))
+            new, some, seen = _search(
+                old, bounds, x, used, guess, given.exponent, False
+            )
+            found.append(np.asarray(new.labels))
             sums.append(np.asarray(some))
             numbers.append(np.asarray(seen, np.float64) * [1, len(x), len(x)])
             first += len(x)
@@ -149,7 +185,21 @@ class Steps:
         return np.concatenate(found)[: len(given.used)], np.concatenate(sums), total
 
 
-@partial(programs.Program, static=("exponent",))
+class _Last(NamedTuple):
+    """What the next step may build on.
+
+    Attributes:
+      fitted: The mixture that it must be given.
+      known: The last assignment, to the mixture before that one.
+      changed: Components whose samples have changed.
+    """
+
+    fitted: GaussianMixture
+    known: Known
+    changed: Bool[np.ndarray, " k"]
+
+
+@partial(programs.Program, static=("exponent", "certify"))
 def _search(
     old: GaussianMixture,
     bounds: Bounds,
@@ -157,17 +207,42 @@ def _search(
     used: Array,
     labels: Array,
     exponent: int,
-) -> tuple[Array, Array, Array, Array]:
-    """The E-step: labels, costs, their sums; labels moved, survivors, evaluated."""
+    certify: bool,
+) -> tuple[Known, Array, Array]:
+    """The E-step: what is known, sums of costs; labels moved, survivors, evaluated."""
     features = jnp.ldexp(features, exponent) if exponent else features
     limit = jnp.where(used, jnp.inf, -jnp.inf).astype(features.dtype)
-    new, cost, info = assign.assigned(old, bounds, features, start=labels, limit=limit)
+    new, cost, info = assign.assigned(
+        old, bounds, features, start=labels, limit=limit, certify=certify
+    )
     new = jnp.where(used, new, -1)
     cost = jnp.where(used, cost, 0)
+    rest = cost + info.margin if certify else jnp.full_like(cost, -jnp.inf)
+    known = Known(new, cost, rest)
+    sums, moved = _summed(labels, known)
+    numbers = [moved.astype(cost.dtype), info.survivors, info.evaluated]
+    return known, sums, jnp.stack(numbers)
+
+
+def _summed(labels: Array, known: Known) -> tuple[Array, Array]:
+    """Returns the sums of some costs at a time, and how many labels moved."""
+    cost = known.costs
     missing = -cost.shape[0] % SUMMED
     sums = jnp.sum(jnp.pad(cost, (0, missing)).reshape(-1, SUMMED), axis=1)
-    moved = jnp.sum(new != labels).astype(features.dtype)
-    return new, cost, sums, jnp.stack([moved, info.survivors, info.evaluated])
+    return sums, jnp.sum(known.labels != labels)
+
+
+_told = programs.Program(_summed)
+
+
+@partial(programs.Program, static=("num_components",))
+def _changed(before: Array, after: Array, num_components: int) -> Array:
+    """Returns which components gained or lost a sample."""
+    moved = before != after
+    mask = jnp.zeros((num_components + 1,), bool)
+    for labels in (before, after):
+        mask = mask.at[jnp.where(moved, labels, num_components)].set(True)
+    return mask[:num_components]
 
 
 @partial(programs.Program, static=("num_components", "dimension"))

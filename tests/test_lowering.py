@@ -28,6 +28,7 @@ from gladjax import (
     weights,
 )
 from gladjax.align import plan, pyramid, registration, robust
+from gladjax.assign import tracking
 from gladjax.detector import inference
 from gladjax.detector.model import Layer
 from gladjax.weights import bands, fitting
@@ -131,13 +132,23 @@ def test_k_mle_lowers(platform):
     seed = jax.jit(seeding.kmeans_plus_plus, static_argnums=2)
     key = jax.eval_shape(lambda: jax.random.key(0))
     few = of((kmle.SEED_SAMPLES, D))
+    known = assign.Known(labels, of((N,)), of((N,)))
+    some = of((assign.WIDTH,), jnp.int32)
     programs = {
         "scale": lowered(samples._largest, platform, x, used),
         "floor and axes": lowered(samples._summary, platform, x, used),
         "seeds": lowered(seed, platform, key, few, K),
         "start": lowered(kmle._euclidean, platform, x, used, of((K, D)), 0),
         "bounds": lowered(assign.prepared, platform, old, axes),
-        "E-step": lowered(steps._search, platform, old, bounds, x, used, labels, 0),
+        "E-step": lowered(
+            steps._search, platform, old, bounds, x, used, labels, 0, True
+        ),
+        "E-step of what changed": lowered(
+            tracking._among, platform, old, bounds, x, known, labels, used, some
+        ),
+        "E-step of what is left": lowered(
+            tracking._anew, platform, old, bounds, x, known, labels, used, labels
+        ),
         "room": lowered(steps._needed, platform, labels, K, D),
         "M-step": lowered(
             steps._reestimate, platform, old, x, labels, floor, **options

@@ -5,7 +5,9 @@ the obvious: that a far component is far. A marginal in the leading coordinates 
 the same for less, and the marginals of all components are one matrix product
 (`bounds`). What they leave open gets its exact cost, grouped by component (`exact`),
 until nothing is open (`search`). The labels are those of the dense argmin, and the
-least bound of a competitor certifies each of them (`nearest_info`).
+least bound of a competitor certifies each of them (`nearest_info`). What it certifies
+holds on while components stay as they are, so a fit looks only at those that changed
+(`tracking`).
 
 One program does all that, chunk by chunk of samples, eagerly, under ``jit``, ``vmap``
 and ``shard_map``, on CPU, GPU and TPU. `gladjax.devices` holds the sizes of the pieces.
@@ -35,13 +37,18 @@ from gladjax.assign.search import GROUP as GROUP
 from gladjax.assign.search import Found as Found
 from gladjax.assign.search import listed as listed
 from gladjax.assign.search import search as search
+from gladjax.assign.tracking import WIDTH as WIDTH
+from gladjax.assign.tracking import Known as Known
+from gladjax.assign.tracking import updated as updated
 
 __all__ = [
     "GROUP",
+    "WIDTH",
     "AssignInfo",
     "Bounds",
     "Coordinates",
     "Found",
+    "Known",
     "assigned",
     "by_images",
     "constants",
@@ -57,4 +64,5 @@ __all__ = [
     "prepared",
     "search",
     "slopes",
+    "updated",
 ]

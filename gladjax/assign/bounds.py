@@ -127,6 +127,7 @@ class Bounds(NamedTuple):
       margin: What rounding may do to the bound at the mean of each component.
       living: Components up to the last living one.
       fine: Tighter bounds of single pairs; None where there are none.
+      ids: Where in the mixture the components are; None where all are there, in order.
     """
 
     coordinates: Coordinates
@@ -135,6 +136,27 @@ class Bounds(NamedTuple):
     margin: Float[Array, " k"]
     living: Int[Array, ""]
     fine: Fine | None
+    ids: Int[Array, " k"] | None = None
+
+
+def among(bounds: Bounds, ids: Int[Array, " w"]) -> Bounds:
+    """Returns the bounds of some components.
+
+    Args:
+      bounds: Those of all, lowered for rounding: none is `precise`.
+      ids: The components; numbers beyond the last one stand for none, and come last.
+    """
+    k, fine = bounds.coefficients.shape[0], bounds.fine
+    if fine is not None:
+        own = (a[ids] for a in fine[1:])
+        fine = Fine(fine.coordinates, *own)
+    return bounds._replace(
+        coefficients=bounds.coefficients[ids],
+        margin=bounds.margin[ids],
+        living=jnp.sum(ids < k, dtype=jnp.int32),
+        fine=fine,
+        ids=ids,
+    )
 
 
 def coordinates(

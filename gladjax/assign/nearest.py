@@ -8,9 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gladjax import devices, programs
-from gladjax.assign.bounds import Bounds, Coordinates, coordinates, prepare
+from gladjax.assign.bounds import (
+    Bounds,
+    Coordinates,
+    coordinates,
+    prepare,
+)
 from gladjax.assign.search import GROUP, search
 from gladjax.mixture import AnyArray, GaussianMixture
+
+PART = 8  # Few samples of many are looked at in chunks of this part of the usual size.
 
 
 class AssignInfo(NamedTuple):
@@ -18,7 +25,8 @@ class AssignInfo(NamedTuple):
 
     Attributes:
       margin: For each sample, the least bound (or cost) of any other component minus
-        the cost of the winner: never negative, which certifies the label.
+        the cost of the winner, or the limit where nothing is within it: never negative,
+        which certifies the label.
       survivors: Pairs per sample that the first cost left open, mean.
       evaluated: Full costs per sample, mean.
     """
@@ -149,6 +157,7 @@ def assigned(
     limit: Float[Array, " n"] | None = None,
     addends: Float[Array, "k _h"] | None = None,
     certify: bool = False,
+    rows: Int[Array, " n"] | None = None,
 ) -> tuple[Int[Array, " n"], Float[Array, " n"], AssignInfo]:
     """Assigns samples chunk by chunk: no ``n x k`` array outlives a chunk.
 
@@ -161,14 +170,20 @@ def assigned(
       addends: What a component adds to the distance, a column for each position; the
         samples are whole images of so many positions. By default the `constants`.
       certify: Whether the margins are worked out; they are 0 otherwise.
+      rows: Which samples, in the order of everything else; those that are of interest
+        first. All by default.
 
     Returns:
-      Labels, costs, and how they came about.
+      Labels, as the bounds number the components; costs; and how they came about.
     """
-    n, dtype = features.shape[0], features.dtype
+    every = features if rows is None else rows
+    n, dtype = every.shape[0], features.dtype
     fixed = constants(mixture)[:, None] if addends is None else addends
+    if bounds.ids is not None:
+        fixed = fixed.at[bounds.ids].get(mode="fill", fill_value=jnp.inf)
+    most = devices.sizes().chunk // (1 if rows is None else PART)
     # Chunks of like size, whole groups.
-    chunk = -(-n // max(1, -(-n // devices.sizes().chunk)))
+    chunk = -(-n // max(1, -(-n // most)))
     chunk = -(-chunk // GROUP) * GROUP
     if addends is not None:
         fixed, chunk = by_images(addends, n)
@@ -196,6 +211,7 @@ def assigned(
     def certified(
         x: Array, guess: Array | None, given: Array | None
     ) -> tuple[tuple[Array, Array, Array], Array]:
+        x = x if rows is None else features[x]
         found = search(mixture, bounds, x, fixed, guess=guess, limit=given)
         label, cost = found.label, found.best
         margin = jnp.zeros_like(cost)
@@ -203,11 +219,11 @@ def assigned(
             row = jnp.arange(fixed.shape[0], dtype=jnp.int32)[:, None]
             others = jnp.where(row == label[None, :], jnp.inf, found.exact)
             rest = jnp.minimum(jnp.min(found.low, axis=0), jnp.min(others, axis=0))
-            margin = jnp.where(label >= 0, rest - cost, 0)
+            margin = jnp.where(jnp.isfinite(cost), rest - cost, 0)
         seen = jnp.stack([found.survivors, found.evaluated]).astype(dtype)
         return (label, cost, margin), seen
 
     guess = None if start is None else jnp.asarray(start, jnp.int32)
-    most = None if limit is None else jnp.asarray(limit, dtype)
-    found, counts = devices.in_chunks(visit, (features, guess, most), chunk)
+    bound = None if limit is None else jnp.asarray(limit, dtype)
+    found, counts = devices.in_chunks(visit, (every, guess, bound), chunk)
     return found[0], found[1], AssignInfo(found[2], *(counts / n))

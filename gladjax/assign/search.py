@@ -129,7 +129,7 @@ def search(
         exact=state.exact[:, :c],
         low=state.low[:, :c],
         best=state.best[:c],
-        label=jnp.where(state.label < mixture.means.shape[0], state.label, -1)[:c],
+        label=jnp.where(state.label < state.low.shape[0], state.label, -1)[:c],
     )
 
 
@@ -241,6 +241,7 @@ def _taken(
     """
     (owner, component), (k, _) = pairs, state.low.shape
     at = jnp.maximum(component, 0)
+    named = component if given.bounds.ids is None else given.bounds.ids[at]
     add = given.addends[at, owner if given.addends.shape[1] > 1 else 0]
     low = jnp.where(component >= 0, state.low[at, owner], jnp.inf)
     if given.bounds.fine is not None:
@@ -255,7 +256,7 @@ def _taken(
             lowest = jnp.full_like(top, jnp.inf).at[owner].min(low)
             top = jnp.where(i == 0, jnp.minimum(lowest, top), top)
         chosen = (low <= top[owner]) & (low < jnp.inf)
-        some = jnp.where(chosen, component, -1)
+        some = jnp.where(chosen, named, -1)
         cost = add + distances_of_pairs(given.mixture, given.samples, owner, some)
         cost = jnp.where(chosen & ~jnp.isnan(cost), cost, jnp.inf)
         best = known.best.at[owner].min(cost)
