@@ -29,6 +29,7 @@ from gladjax.assign.exact import distances_of_pairs
 from gladjax.mixture import GaussianMixture
 
 MOST = 8  # Pairs of a sample that are listed first, where samples are few.
+MANY = 256  # Components that are many.
 GROUPS = 64  # Groups of components whose least bounds tell which pairs are low.
 GROUP = 64  # Pairs that are counted together when open ones are listed.
 
@@ -151,10 +152,14 @@ class _Given(NamedTuple):
     def listed(self) -> int:
         """How many pairs of a sample are listed first.
 
-        Where samples are few, a round takes about as long however few it lists.
+        Where samples are few, a round takes about as long however few it lists. Of many
+        components many pairs are open, of those that changed lately few.
         """
+        if self.bounds.ids is not None:
+            return 1
         known, n = devices.sizes(), max(self.samples.shape[0], 1)
-        return max(known.listed, min(MOST, known.chunk // n))
+        many = self.bounds.fine is not None and len(self.bounds.margin) >= MANY
+        return max(known.listed, MOST if many else min(MOST, known.chunk // n))
 
     @property
     def turns(self) -> int:
