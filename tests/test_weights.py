@@ -186,6 +186,22 @@ def test_the_order_of_images_does_not_matter(x64):
     np.testing.assert_array_equal(weights.dense(other, 5), local)
 
 
+@pytest.mark.parametrize("guessed", ["right", "wrong", "some"])
+def test_a_guess_changes_nothing_but_the_time(x64, guessed):
+    features, fitted, _, valid = example(np.random.default_rng(4))
+    local, info = weights.fit_info(fitted, features, valid=valid)
+    start = np.array(info.labels)
+    if guessed == "wrong":
+        start = np.where(start >= 0, (start + 1) % 5, -1)
+    elif guessed == "some":
+        start[::2] = -1
+    other, told = weights.fit_info(fitted, features, valid=valid, start=start)
+    np.testing.assert_array_equal(weights.dense(other, 5), weights.dense(local, 5))
+    np.testing.assert_array_equal(told.labels, info.labels)
+    np.testing.assert_array_equal(told.moved, info.moved)
+    np.testing.assert_allclose(told.log_likelihood, info.log_likelihood, rtol=1e-12)
+
+
 def test_the_list_and_the_map_say_the_same(rng):
     features, fitted, _, valid = example(rng, dtype=np.float32)
     local = weights.fit(fitted, features, valid=valid)
@@ -312,6 +328,12 @@ def test_features_of_another_shape_are_refused():
         weights.fit(fitted, features[0])
     with pytest.raises((ValueError, TypeError), match="features"):
         weights.fit(fitted, features[..., :2])
+
+
+def test_a_guess_of_another_shape_is_refused():
+    features, fitted, _, _ = example(np.random.default_rng(0), dtype=np.float32)
+    with pytest.raises(ValueError, match="start"):
+        weights.fit_info(fitted, features, start=np.zeros(9, np.int32))
 
 
 # A prior

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from gladjax import (
     assign,
@@ -95,13 +95,14 @@ def learn(
     )
     mixture = left_out.roomy(mixture, np.asarray(info.labels), places)
     clock.stop("mixtures")
-    shares, local = fit_weights(mixture, maps, keep, settings)
+    own = np.asarray(info.labels)
+    shares, local = fit_weights(mixture, maps, keep, settings, start=own)
     kept = None
     if settings.keep_statistics:
         kept = _keep(mixture, maps, keep, info, local)
     layer = Layer(mixture, shares, tiles.prepare(mixture, shares, settings), kept)
     clock.stop("weights")
-    own, how_found = np.asarray(info.labels), (settings, shrinkage)
+    how_found = settings, shrinkage
     alone = everywhere = None
     if places.max(initial=-1) >= 0:
         alone, everywhere = left_out.log_maps(
@@ -228,6 +229,7 @@ def fit_weights(
     settings: Settings,
     *,
     before: LabelCounts | None = None,
+    start: Int[np.ndarray, " n"] | None = None,
 ) -> tuple[LocalWeights, WeightsInfo | None]:
     """Fits the local weights of a layer, where the settings ask for them.
 
@@ -237,6 +239,7 @@ def fit_weights(
       keep: Cells that count.
       settings: Everything that is a number.
       before: Labels of images that are not here any more, counted beside these.
+      start: A guess of the component of every sample, -1 for none.
 
     Returns:
       The weights and their report; the global ones everywhere, and None, where they
@@ -253,6 +256,7 @@ def fit_weights(
         max_steps=settings.max_steps,
         tolerance=settings.tolerance,
         before=before,
+        start=None if start is None else start.reshape(keep.shape),
     )
 
 

@@ -74,7 +74,7 @@ def fit(
     )[0]
 
 
-def fit_info(
+def fit_info(  # noqa: PLR0913 - the options of `fit`, and what is known before
     mixture: GaussianMixture,
     features: Float[AnyArray, "m h w d"],
     *,
@@ -84,6 +84,7 @@ def fit_info(
     max_steps: int = 100,
     tolerance: float = 1e-6,
     before: LabelCounts | None = None,
+    start: Int[AnyArray, "m h w"] | None = None,
 ) -> tuple[LocalWeights, WeightsInfo]:
     """Returns what `fit` returns, and what happened.
 
@@ -97,6 +98,8 @@ def fit_info(
       max_steps: Largest number of steps.
       tolerance: Relative change of the log-likelihood below which to stop.
       before: Labels of images that are not here any more, counted beside these.
+      start: A guess of the first labels, those of the mixture's own fit, say; -1 for
+        none. It changes the time, never the answer.
 
     Returns:
       The weights and the diagnostics.
@@ -114,6 +117,8 @@ def fit_info(
     m, h, w, d = features.shape
     if valid is not None and valid.shape != (m, h, w):
         raise ValueError(f"valid must be of shape {(m, h, w)}, not {valid.shape}")
+    if start is not None and start.shape != (m, h, w):
+        raise ValueError(f"start must be of shape {(m, h, w)}, not {start.shape}")
     if valid is not None and not np.any(valid):
         raise ValueError("no sample is valid")
     if max_steps < 1:
@@ -130,7 +135,8 @@ def fit_info(
         for rows in bands:
             if not np.isfinite(np.asarray(one[rows]))[inside[rows]].all():
                 raise ValueError("features of samples that count must be finite")
-    steps = _Steps(mixture, features, used, (radius, prior, before), bands)
+    guess = np.full((m, h, w), -1, np.int32) if start is None else np.asarray(start)
+    steps = _Steps(mixture, features, used, guess, (radius, prior, before), bands)
     labels, history, converged = iteration.iterate(
         steps,
         np.full((m, h, w), -1, np.int32),
@@ -160,11 +166,12 @@ class _Steps:
         mixture: GaussianMixture,
         features: AnyArray,
         used: np.ndarray,
+        start: np.ndarray,
         options: tuple[float, float, LabelCounts | None],
         bands: list[slice],
     ) -> None:
         self._mixture, self._features, self._used = mixture, features, used
-        self._options, self._bands = options, bands
+        self._start, self._options, self._bands = start, options, bands
         flat = features.reshape(-1, features.shape[3])
         few, counted = samples.few(flat, used.ravel())
         axes = samples.axes(few.astype(mixture.means.dtype), counted)
@@ -182,6 +189,7 @@ class _Steps:
 
     def __call__(self, before: np.ndarray) -> tuple[np.ndarray, Row]:
         labels, m = np.full_like(before, -1), len(before)
+        guess = before if np.any(before >= 0) else self._start
         cost, numbers = 0.0, np.zeros(2)
         for rows in self._bands:
             weights = self.weights(before, rows)
@@ -192,7 +200,7 @@ class _Steps:
                     (self._mixture, self._bounds, weights),
                     filled(self._features[part], IMAGES),
                     filled(self._used[part], IMAGES),
-                    filled(before[part], IMAGES, value=-1),
+                    filled(guess[part], IMAGES, value=-1),
                 )
                 labels[part] = np.asarray(label)[:count]
                 cost += float(np.asarray(costs, np.float64).sum())
