@@ -29,7 +29,7 @@ from gladjax.samples import Samples
 
 ENTRIES = 1 << 22  # Numbers of inverses that there is always room for.
 TRACKED = 2 * assign.WIDTH  # Components from which on assignments are kept up.
-MANY = 3 / 8  # Share of them that changed from which on a whole search is as fast.
+MANY = 1 / 4  # Share of them that changed from which on a whole search is as fast.
 SUMMED = 4096  # Costs that are added in the precision of the samples.
 
 

@@ -63,7 +63,7 @@ def updated(
     """Assigns samples to a mixture of which some components changed.
 
     Args:
-      mixture: The mixture; its living components are those of before.
+      mixture: The mixture; those that have not changed have the weights of before.
       bounds: Its bounds.
       features: Samples.
       known: The assignment to the mixture of before.

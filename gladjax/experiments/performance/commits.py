@@ -39,7 +39,7 @@ found = {}
 begun = time.perf_counter()
 jax.block_until_ready(assign.nearest(fitted, x))
 found["nearest"] = time.perf_counter() - begun
-kmle.fit(key, x, num_components=k, max_steps=1)
+kmle.fit(key, x, num_components=k, max_steps=steps)
 begun = time.perf_counter()
 done = kmle.fit(key, x, num_components=k, max_steps=steps)[1]
 found["fit"] = time.perf_counter() - begun
