@@ -29,7 +29,7 @@ from gladjax.samples import Samples
 
 ENTRIES = 1 << 22  # Numbers of inverses that there is always room for.
 TRACKED = 2 * assign.WIDTH  # Components from which on assignments are kept up.
-MANY = 1 / 4  # Share of them that changed from which on a whole search is as fast.
+CHANGED = 1 / 4  # Share of them that changed from which on all are as fast.
 SUMMED = 4096  # Costs that are added in the precision of the samples.
 
 
@@ -60,24 +60,25 @@ class Steps:
     ) -> tuple[tuple[GaussianMixture, AnyArray], Row]:
         """Assigns every sample, then fits every component."""
         old, labels = state
-        given, known = self._given, None
+        given, known, made = self._given, None, self._made
+        ours = made is not None and made[0] is old and made[1] is labels
         if given.resident:
-            known, sums, numbers = self._assigned(old, labels)
+            last = self._last if ours else None
+            known, sums, numbers = self._assigned(old, labels, last)
             new = known.labels
         else:
             new, sums, numbers = self._streamed(old, labels)
         moved, survivors, evaluated = np.asarray(numbers, np.float64).tolist()
         cost = float(np.sum(np.asarray(sums, np.float64))) / self._count
-        before, made = np.array(old.log_weights), self._made
+        before = np.array(old.log_weights)
         fitted = self.estimate(old, new)
         after = np.asarray(fitted.log_weights)
         alive = int(np.isfinite(after).sum())
         self._last = None
-        ours = made is not None and made[0] is old and made[1] is labels
         if known is not None and self._tracked and ours:
             changed = np.asarray(_changed(jnp.asarray(labels), new, self._k))
             if np.all((before == after) | changed):  # Else one was dropped.
-                self._last = _Last(fitted, known, changed)
+                self._last = _Last(known, changed)
         share = self._count / len(given.used)
         row = Row(cost, alive, int(moved), survivors / share, evaluated / share)
         return (fitted, new), row
@@ -85,22 +86,22 @@ class Steps:
     def costs(self, old: GaussianMixture) -> Float[Array, " n"]:
         """Returns the least cost of each sample, which must be on the device."""
         none = jnp.full(self._given.used.shape, -1, jnp.int32)
-        return self._assigned(old, none)[0].costs
+        return self._assigned(old, none, None)[0].costs
 
     def _assigned(
-        self, old: GaussianMixture, labels: AnyArray
+        self, old: GaussianMixture, labels: AnyArray, last: "_Last | None"
     ) -> tuple[Known, Array, Array | np.ndarray]:
         """Assigns samples on the device, those that must be since the last step."""
-        given, last = self._given, self._last
+        given = self._given
         bounds = assign.prepared(old, given.axes)
-        if last is None or last.fitted is not old or last.changed.mean() > MANY:
+        if last is None or last.changed.mean() > CHANGED:
             return _search(
                 old, bounds, given.features, given.used, labels, 0, self._tracked
             )
         known, seen = assign.updated(
             old, bounds, given.features, last.known, last.changed, given.used
         )
-        sums, moved = _told(labels, known)
+        sums, moved = _summed(labels, known)
         return known, sums, np.concatenate([[moved], seen])
 
     def estimate(
@@ -189,12 +190,10 @@ class _Last(NamedTuple):
     """What the next step may build on.
 
     Attributes:
-      fitted: The mixture that it must be given.
-      known: The last assignment, to the mixture before that one.
-      changed: Components whose samples have changed.
+      known: The last assignment, to the mixture before the last one made.
+      changed: Components whose samples have changed since.
     """
 
-    fitted: GaussianMixture
     known: Known
     changed: Bool[np.ndarray, " k"]
 
@@ -224,15 +223,13 @@ def _search(
     return known, sums, jnp.stack(numbers)
 
 
+@programs.Program
 def _summed(labels: Array, known: Known) -> tuple[Array, Array]:
     """Returns the sums of some costs at a time, and how many labels moved."""
     cost = known.costs
     missing = -cost.shape[0] % SUMMED
     sums = jnp.sum(jnp.pad(cost, (0, missing)).reshape(-1, SUMMED), axis=1)
     return sums, jnp.sum(known.labels != labels)
-
-
-_told = programs.Program(_summed)
 
 
 @partial(programs.Program, static=("num_components",))

@@ -133,7 +133,7 @@ def test_k_mle_lowers(platform):
     key = jax.eval_shape(lambda: jax.random.key(0))
     few = of((kmle.SEED_SAMPLES, D))
     known = assign.Known(labels, of((N,)), of((N,)))
-    some = of((assign.WIDTH,), jnp.int32)
+    some, count = of((assign.WIDTH,), jnp.int32), of((), jnp.int32)
     programs = {
         "scale": lowered(samples._largest, platform, x, used),
         "floor and axes": lowered(samples._summary, platform, x, used),
@@ -147,7 +147,7 @@ def test_k_mle_lowers(platform):
             tracking._among, platform, old, bounds, x, known, labels, used, some
         ),
         "E-step of what is left": lowered(
-            tracking._anew, platform, old, bounds, x, known, labels, used, labels
+            tracking._anew, platform, old, bounds, x, known, labels, labels, count
         ),
         "room": lowered(steps._needed, platform, labels, K, D),
         "M-step": lowered(

@@ -8,12 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gladjax import devices, programs
-from gladjax.assign.bounds import (
-    Bounds,
-    Coordinates,
-    coordinates,
-    prepare,
-)
+from gladjax.assign.bounds import Bounds, Coordinates, coordinates, prepare
 from gladjax.assign.search import GROUP, search
 from gladjax.mixture import AnyArray, GaussianMixture
 

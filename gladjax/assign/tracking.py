@@ -84,7 +84,7 @@ def updated(
         seen += np.asarray(counts, np.float64)
     rows, count = _left(state, used)
     if int(count):
-        state, counts = _anew(mixture, bounds, features, state, own, used, rows)
+        state, counts = _anew(mixture, bounds, features, state, own, rows, count)
         seen += np.asarray(counts, np.float64)
     return state, seen
 
@@ -149,11 +149,11 @@ def _anew(
     features: Array,
     state: Known,
     own: Array,
-    used: Array,
     rows: Array,
+    count: Array,
 ) -> tuple[Known, Array]:
-    """Looks among all components for those of samples that are not decided."""
-    left = (used & (state.labels < 0))[rows]
+    """Looks among all components for those of the first ``count`` of ``rows``."""
+    left = jnp.arange(len(rows), dtype=jnp.int32) < count
     label, cost, info = assigned(
         mixture,
         bounds,

@@ -135,11 +135,12 @@ def fit_info(  # noqa: PLR0913 - the options of `fit`, and what is known before
         for rows in bands:
             if not np.isfinite(np.asarray(one[rows]))[inside[rows]].all():
                 raise ValueError("features of samples that count must be finite")
-    guess = np.full((m, h, w), -1, np.int32) if start is None else np.asarray(start)
+    none = np.full((m, h, w), -1, np.int32)
+    guess = none if start is None else np.asarray(start)
     steps = _Steps(mixture, features, used, guess, (radius, prior, before), bands)
     labels, history, converged = iteration.iterate(
         steps,
-        np.full((m, h, w), -1, np.int32),
+        none,
         np.zeros((0, 5)),
         dimension=d,
         max_steps=max_steps,
