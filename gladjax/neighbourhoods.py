@@ -14,8 +14,8 @@ where the defect is, the heat map says by the layers' own scale, which is sharpe
 Notation: ``h w d`` a feature map, ``s`` the side of a window in cells.
 
 Differs from the reference in
-  1. The paper has one scale per layer; what the second one gains and costs is in
-     experiments, `neighbourhoods`.
+  1. The paper has one scale per layer, and the finest of three layers; what a second
+     scale gains and costs, and the finest layer, is in experiments, `neighbourhoods`.
 
 Reference: Artola et al., "GLAD", WACV 2023, Section 3.3; for means over neighbouring
 cells, Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022.
@@ -82,19 +82,25 @@ def select(backbone: Backbone, layers: Sequence[str]) -> Backbone:
     )
 
 
-def with_coarsest(backbone: Backbone, side: int) -> Backbone:
-    """Returns a network whose last layer is seen at a second scale too.
+def seen(backbone: Backbone, side: int, *, finest: bool) -> Backbone:
+    """Returns a network that gives the layers that a detector looks at.
 
     Args:
       backbone: The network; one that gives derived layers already stays as it is.
-      side: Side of the windows in cells, odd; 1 for none.
+      side: Side, in cells, of the windows of the last layer's second scale, odd; 1 for
+        none.
+      finest: Whether the first layer is among them where there are three or more.
 
     Raises:
       ValueError: If the side is not odd, or above 31.
     """
-    if side == 1 or any(split(name)[1] > 1 for name in backbone.layers):
+    if any(split(name)[1] > 1 for name in backbone.layers):
         return backbone
-    return select(backbone, [*backbone.layers, f"{backbone.layers[-1]}@{side}"])
+    *names, last = backbone.layers
+    if len(names) > 1 and not finest:
+        names = names[1:]
+    names += [last] if side == 1 else [last, f"{last}@{side}"]
+    return backbone if tuple(names) == backbone.layers else select(backbone, names)
 
 
 def plain(backbone: Backbone) -> Backbone:

@@ -42,7 +42,7 @@ def test_same_seed_gives_the_same_results_and_everything_is_written(
     second = run(root, tmp_path / "b")
     assert untimed(first) == untimed(second)
     (record,) = first
-    layers = {"layer1", "layer2", "layer3", "layer3@3"}
+    layers = {"layer2", "layer3", "layer3@3"}
     assert set(record["num_components"]) == layers
     assert set(record["seconds_per_image"]) == {"read", "align", "features", "score"}
     for name in ("image_auroc", "pixel_auroc", "aupro"):

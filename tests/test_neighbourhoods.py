@@ -76,14 +76,16 @@ def test_other_layers_are_refused(layers, words):
         neighbourhoods.select(tiny.network(), layers)
 
 
+def _seen(network, settings):
+    side, finest = settings.neighbourhood, settings.finest
+    return neighbourhoods.seen(network, side, finest=finest)
+
+
 def test_the_coarsest_layer_is_seen_twice_by_default_and_once_in_the_paper():
-    usual = neighbourhoods.with_coarsest(
-        tiny.network(), detector.Settings().neighbourhood
-    )
+    usual = _seen(tiny.network(), detector.Settings())
     assert usual.layers == ("fine", "coarse", "coarse@3")
-    assert neighbourhoods.with_coarsest(usual, 5) is usual
-    paper = detector.Settings.paper().neighbourhood
-    assert neighbourhoods.with_coarsest(tiny.network(), paper) is tiny.network()
+    assert neighbourhoods.seen(usual, 5, finest=False) is usual
+    assert _seen(tiny.network(), detector.Settings.paper()) is tiny.network()
     with pytest.raises(ValueError, match="odd"):
         detector.fit(
             jax.random.key(0),
@@ -91,6 +93,20 @@ def test_the_coarsest_layer_is_seen_twice_by_default_and_once_in_the_paper():
             tiny.pictures(2),
             settings=detector.Settings(neighbourhood=2),
         )
+
+
+def test_the_finest_of_three_layers_is_seen_in_the_paper_only():
+    network = dataclasses.replace(
+        tiny.network(), layers=("fine", "middle", "coarse"), dims=(4, 5, 6)
+    )
+    usual = _seen(network, detector.Settings())
+    assert (usual.layers, usual.dims) == (("middle", "coarse", "coarse@3"), (5, 6, 6))
+    whole = _seen(network, detector.Settings(finest=True))
+    assert whole.layers == ("fine", "middle", "coarse", "coarse@3")
+    once = _seen(network, detector.Settings(neighbourhood=1))
+    assert once.layers == ("middle", "coarse")
+    assert _seen(network, detector.Settings.paper()) is network
+    assert neighbourhoods.seen(usual, 1, finest=True) is usual
 
 
 def test_a_detector_scores_by_both_scales_and_its_file_keeps_them(tmp_path):

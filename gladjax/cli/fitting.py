@@ -83,6 +83,12 @@ decisions. The paper's settings take minutes: `--paper`."""
     f"too, odd; {Settings.neighbourhood} by default, 1 for none.",
 )
 @click.option(
+    "--finest/--no-finest",
+    default=None,
+    help="Whether the finest of three layers is looked at: sharper maps of some "
+    "objects, half as long again; not by default, in the paper it is.",
+)
+@click.option(
     "--bit-depth",
     type=click.IntRange(8, 16),
     help="Bits that count in 16-bit files; by default those that their largest value "
@@ -197,7 +203,7 @@ def _settings(chosen: dict[str, Any], motion: str) -> Settings:
     if chosen["mask"] and chosen["margin"] is not None:
         raise click.UsageError("--mask says what counts, --margin too: choose one")
     names = ("num_components", "max_samples", "prior", "margin", "neighbourhood")
-    names += ("coarse", "keep_statistics", "tile_overlap")
+    names += ("finest", "coarse", "keep_statistics", "tile_overlap")
     given = {name: chosen[name] for name in names}
     given["tile_rows"], given["tile_columns"] = chosen["tiles"]
     if chosen["local_weights"] != "auto":

@@ -19,6 +19,8 @@ Differs from the reference in
      (``Settings.margin``, `Settings.paper`).
   5. Where images are few and are left out in turn, weights are local only if what they
      tell holds for images left out (``Settings.min_kept``).
+  6. The finest of three layers is left out and the coarsest seen at two scales
+     (``Settings.finest``, ``Settings.neighbourhood``).
 
 Reference: Artola et al., "GLAD", WACV 2023.
 """

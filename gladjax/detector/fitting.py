@@ -118,7 +118,8 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
         raise ValueError("there is no image to learn from")
     check(dataclasses.asdict(settings))
     _check(settings, folds)
-    backbone = neighbourhoods.with_coarsest(backbone, settings.neighbourhood)
+    side, finest = settings.neighbourhood, settings.finest
+    backbone = neighbourhoods.seen(backbone, side, finest=finest)
     tiles.plan(backbone, settings)  # Refuses what does not divide.
     size = backbone.image_size
     if mask is None:

@@ -142,6 +142,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--tolerance", type=float)
     add("--radius", type=float)
     add("--neighbourhood", type=int, help="side of the windows, 1 for none")
+    add(
+        "--finest",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether the finest layer is looked at",
+    )
     add("--margin", type=float, help="share of each side that does not count")
     add("--motion", default="", help="align by this motion; not aligned by default")
     add("--coarse", action="store_true", help="align at any angle")
@@ -153,7 +159,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def settings(options: argparse.Namespace) -> Settings:
     """Returns the settings that the command line asks for, see `add_options`."""
     names = ("num_components", "max_samples", "max_steps", "tolerance", "radius")
-    names += ("neighbourhood", "margin", "motion", "coarse")
+    names += ("neighbourhood", "finest", "margin", "motion", "coarse")
     given = {name: getattr(options, name) for name in names}
     known = Settings.paper if options.paper else Settings
     return known(**{name: one for name, one in given.items() if one is not None})

@@ -86,7 +86,8 @@ def extract(
     Returns:
       Maps of training and test images.
     """
-    network = neighbourhoods.with_coarsest(network, settings.neighbourhood)
+    side, finest = settings.neighbourhood, settings.finest
+    network = neighbourhoods.seen(network, side, finest=finest)
     paths = [(r.split, str(r.image), r.image.stat().st_size) for r in dataset.records]
     described = {
         "data": dataset.name,
