@@ -16,16 +16,16 @@ WACV 2023, section 4.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Key, Num
 
 from gladjax.align.plan import DEFAULTS, AlignInfo, Options
-from gladjax.align.registration import register_batch
+from gladjax.align.registration import register
 
 __all__ = ["Decision", "choose_reference", "decide"]
 
@@ -90,17 +90,25 @@ def choose_reference(
         raise ValueError("images is empty: there is no reference to choose")
     by_candidate, by_other = jax.random.split(key)
     candidates = _sample(by_candidate, images.shape[0], num_candidates)
-    others = jnp.asarray(images[_sample(by_other, images.shape[0], num_others + 1)])
-    find = functools.partial(
-        register_batch, motion=motion, coarse=coarse, options=options
-    )
+    others = images[_sample(by_other, images.shape[0], num_others + 1)]
+    find = functools.partial(register, motion=motion, coarse=coarse, options=options)
     medians = []
     for candidate in candidates:
-        _, info = find(images[candidate], others)
-        residual = np.asarray(info.residual)
-        itself = np.flatnonzero(np.asarray(info.residual_before) < _SAME)
-        medians.append(np.median(np.delete(residual, itself[:1])))
+        info = _each(functools.partial(find, images[candidate]), others)
+        itself = np.flatnonzero(info.residual_before < _SAME)
+        medians.append(np.median(np.delete(info.residual, itself[:1])))
     return int(candidates[int(np.argmin(medians))]) if len(medians) > 1 else 0
+
+
+def _each(
+    find: Callable[[AnyArray], tuple[Array, AlignInfo]], images: AnyArray
+) -> AlignInfo:
+    """Returns the reports of images registered one by one.
+
+    So the program is the one that aligns an image later, which need not be compiled
+    once more for the number of images.
+    """
+    return jax.tree.map(lambda *a: np.stack(a), *[find(one)[1] for one in images])
 
 
 def decide(
@@ -135,9 +143,8 @@ def decide(
     """
     if images.shape[0] == 0:
         raise ValueError("images is empty: there is nothing to decide from")
-    _, info = register_batch(
-        reference, images, motion=motion, coarse=coarse, options=options
-    )
+    find = functools.partial(register, motion=motion, coarse=coarse, options=options)
+    info = _each(functools.partial(find, reference), images)
     return judge_sample(
         info, max_ratio=max_ratio, min_success=min_success, min_overlap=min_overlap
     )

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Key
 
 from gladjax import (
+    align,
     cache,
     covariance,
     em,
@@ -34,6 +35,7 @@ from gladjax.detector.model import (
 from gladjax.images import place
 from gladjax.mixture import AnyArray
 
+CANDIDATES = 24  # Images, the first ones, of which one may become the reference.
 NO_IMAGE = np.zeros((0, 0, 3), np.float32)
 Monitor = Callable[[kmle.Snapshot | em.Snapshot], None] | None
 
@@ -54,11 +56,13 @@ def fit(
     Args:
       key: Randomness.
       backbone: The network.
-      images: RGB images, 0 to 255, of any sizes; a lazy sequence is read once.
+      images: RGB images, 0 to 255, of any sizes; a lazy sequence is read once, but for
+        the first ones where a reference is chosen.
       settings: Everything that is a number.
       mask: Pixels that count, at the backbone's image size; all but
         ``settings.margin`` by default.
-      reference: The image to align with; the first by default.
+      reference: The image to align with; by default the one among the first 24 on
+        which the others are registered best (`gladjax.align.choose_reference`).
       shrinkage: Shrinkage intensity of the covariances.
       progress: Called with a stage, what is done of it, and of how much.
 
@@ -127,15 +131,16 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     mask = jnp.asarray(mask)
     if mask.shape != tuple(size):
         raise ValueError(f"mask must be of shape {tuple(size)}, not {mask.shape}")
-    frame = None
+    frame = number = None
     if settings.motion:
-        first = images[0] if reference is None else reference
-        frame = resized(backbone, first, "reference")
+        number = 0 if reference is not None else suited(key, backbone, images, settings)
+        frame = images[number] if reference is None else reference
+        frame = resized(backbone, frame, "reference")
     blank = Detector(backbone, {}, np.asarray(mask), frame, None, settings)
     clock = Clock()
     maps, valid, aligned = collect(blank, images, progress)
     clock.stop("features")
-    places = left_out.deal(len(images), folds, first=int(frame is not None))
+    places = left_out.deal(len(images), folds, never=number)
     told = _Teller(progress, settings.max_steps, backbone.layers)
     how = (shrinkage, places)
     learnt = learn_layers(key, blank, maps, valid, how, told.of, clock)
@@ -158,6 +163,25 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
         seconds=clock.seconds,
     )
     return detector, report
+
+
+def suited(
+    key: Key[Array, ""], backbone: Backbone, images: Images, settings: Settings
+) -> int:
+    """Returns the number of the image that others are best aligned with.
+
+    Args:
+      key: Randomness.
+      backbone: The network, for the size of the images.
+      images: RGB images, 0 to 255; the first ones are looked at.
+      settings: Say by which motion.
+    """
+    count = min(len(images), CANDIDATES)
+    if count < 3:
+        return 0
+    sample = [resized(backbone, images[i], place(images, i)) for i in range(count)]
+    rules = {"motion": settings.motion, "coarse": settings.coarse}
+    return align.choose_reference(jax.random.fold_in(key, 0), np.stack(sample), **rules)
 
 
 def learn_layers(

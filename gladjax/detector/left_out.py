@@ -38,20 +38,21 @@ LOOKED = 20  # Images, at least, by which that is told, where there are as many.
 Labels = tuple[Int[np.ndarray, " n"], Int[np.ndarray, "m h w"] | None]
 
 
-def deal(count: int, folds: int, *, first: int = 0) -> Int[np.ndarray, " m"]:
+def deal(count: int, folds: int, *, never: int | None = None) -> Int[np.ndarray, " m"]:
     """Deals images out to folds, one after the other.
 
     Args:
       count: Number of images.
       folds: Number of folds, at most one per image; 0 to leave none out.
-      first: First image that is ever left out.
+      never: Number of an image that is never left out.
 
     Returns:
       The fold of each image, -1 for those that are never left out.
     """
-    fold = (np.arange(count) - first) % max(1, min(folds, count - first))
-    first = first if folds else count
-    return np.where(np.arange(count) >= first, fold, -1)
+    places = np.full(count, -1)
+    dealt = np.flatnonzero(np.arange(count) != never) if folds else np.arange(0)
+    places[dealt] = np.arange(len(dealt)) % max(1, min(folds, len(dealt)))
+    return places
 
 
 def looked_at(places: Int[np.ndarray, " m"]) -> int:

@@ -19,14 +19,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from gladjax import backbone, datasets, detector, features, masks, neighbourhoods
+from gladjax import datasets, detector, features, masks, neighbourhoods
 from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.datasets import Record as Listed
 from gladjax.detector import Aligned, Detector, Settings
-from gladjax.detector.fitting import NO_IMAGE
+from gladjax.detector.fitting import CANDIDATES, NO_IMAGE, suited
+from gladjax.detector.inference import resized
 from gladjax.experiments import store
 from gladjax.experiments.store import Piece
 
@@ -89,17 +91,17 @@ def extract(
     side, finest = settings.neighbourhood, settings.finest
     network = neighbourhoods.seen(network, side, finest=finest)
     paths = [(r.split, str(r.image), r.image.stat().st_size) for r in dataset.records]
+    read = datasets.reader(dataset)
+    blank, reference = _blank(dataset, network, settings, read, prepare)
     described = {
         "data": dataset.name,
         "category": dataset.category,
         "files": hashlib.sha256(repr(paths).encode()).hexdigest(),
         "backbone": [network.name, network.sha256, *network.image_size],
         "layers": list(network.layers),
-        "motion": [settings.motion, settings.coarse],
+        "motion": [settings.motion, settings.coarse, reference],
         "prepared": prepared,
     }
-    read = datasets.reader(dataset)
-    blank = _blank(dataset, network, settings, read, prepare)
     found, seconds = {}, {}
     for split, records in (("train", dataset.train), ("test", dataset.test)):
         pieces = []
@@ -140,16 +142,20 @@ def _blank(
     settings: Settings,
     read: Read,
     prepare: Prepare | None,
-) -> Detector:
-    """Returns a detector without layers, with its reference if it aligns."""
-    frame = None
+) -> tuple[Detector, int | None]:
+    """Returns a detector without layers, and the number of its reference, if any."""
+    frame = number = None
     if settings.motion:
-        first = read(dataset.train[0].image)
-        first = first if prepare is None else prepare("train", 0, first)
-        frame = backbone.resize(np.asarray(first), size=network.image_size)
-        frame = np.asarray(frame, np.float32)
+        known = [
+            one if prepare is None else prepare("train", i, one)
+            for i, one in enumerate(
+                read(record.image) for record in dataset.train[:CANDIDATES]
+            )
+        ]
+        number = suited(jax.random.key(0), network, known, settings)
+        frame = resized(network, known[number], "reference")
     mask = np.asarray(masks.margin(network.image_size, fraction=settings.margin))
-    return Detector(network, {}, mask, frame, None, settings)
+    return Detector(network, {}, mask, frame, None, settings), number
 
 
 class _Reader:
