@@ -17,10 +17,10 @@ from gladjax.cli.calibration import Work, calibrated
 from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
 from gladjax.detector import Detector, Settings
+from gladjax.detector.fitting import sampled
 from gladjax.detector.model import RANGES
 
 MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")
-ALIGN_SAMPLE = 24  # Images that the decision to align looks at.
 
 EPILOG = """\b
 Examples:
@@ -222,11 +222,7 @@ def _motion(
     if motion == "none" or len(pictures) < 3:
         return ("" if motion in ("none", "auto") else motion), 0
     kind = "euclidean" if motion == "auto" else motion
-    sample = [
-        np.asarray(backbones.resize(image, size=network.image_size))
-        for image in pictures[:ALIGN_SAMPLE]
-    ]
-    stack = np.stack(sample).astype(np.float32)
+    stack = sampled(network, pictures)
     rules: dict[str, Any] = {"motion": kind, "coarse": chosen["coarse"]}
     first = align.choose_reference(key, stack, **rules)
     if motion == "auto":

@@ -132,10 +132,10 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     if mask.shape != tuple(size):
         raise ValueError(f"mask must be of shape {tuple(size)}, not {mask.shape}")
     frame = number = None
-    if settings.motion:
-        number = 0 if reference is not None else suited(key, backbone, images, settings)
-        frame = images[number] if reference is None else reference
-        frame = resized(backbone, frame, "reference")
+    if settings.motion and reference is None:
+        number, frame = suited(key, backbone, images, settings)
+    elif settings.motion:
+        number, frame = 0, resized(backbone, reference, "reference")
     blank = Detector(backbone, {}, np.asarray(mask), frame, None, settings)
     clock = Clock()
     maps, valid, aligned = collect(blank, images, progress)
@@ -167,8 +167,8 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
 
 def suited(
     key: Key[Array, ""], backbone: Backbone, images: Images, settings: Settings
-) -> int:
-    """Returns the number of the image that others are best aligned with.
+) -> tuple[int, np.ndarray]:
+    """Returns the image that others are best aligned with, its number first.
 
     Args:
       key: Randomness.
@@ -176,12 +176,24 @@ def suited(
       images: RGB images, 0 to 255; the first ones are looked at.
       settings: Say by which motion.
     """
+    found, known = 0, sampled(backbone, images)
+    if len(known) > 2:
+        rules = {"motion": settings.motion, "coarse": settings.coarse}
+        found = align.choose_reference(jax.random.fold_in(key, 0), known, **rules)
+    return found, known[found]
+
+
+def sampled(backbone: Backbone, images: Images) -> np.ndarray:
+    """Returns the images of which one may become the reference.
+
+    Args:
+      backbone: The network, for the size of the images.
+      images: RGB images, 0 to 255; the first ones are looked at.
+    """
     count = min(len(images), CANDIDATES)
-    if count < 3:
-        return 0
-    sample = [resized(backbone, images[i], place(images, i)) for i in range(count)]
-    rules = {"motion": settings.motion, "coarse": settings.coarse}
-    return align.choose_reference(jax.random.fold_in(key, 0), np.stack(sample), **rules)
+    return np.stack(
+        [resized(backbone, images[i], place(images, i)) for i in range(count)]
+    )
 
 
 def learn_layers(

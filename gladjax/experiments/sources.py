@@ -28,7 +28,6 @@ from gladjax.datasets import Dataset
 from gladjax.datasets import Record as Listed
 from gladjax.detector import Aligned, Detector, Settings
 from gladjax.detector.fitting import CANDIDATES, NO_IMAGE, suited
-from gladjax.detector.inference import resized
 from gladjax.experiments import store
 from gladjax.experiments.store import Piece
 
@@ -152,8 +151,7 @@ def _blank(
                 read(record.image) for record in dataset.train[:CANDIDATES]
             )
         ]
-        number = suited(jax.random.key(0), network, known, settings)
-        frame = resized(network, known[number], "reference")
+        number, frame = suited(jax.random.key(0), network, known, settings)
     mask = np.asarray(masks.margin(network.image_size, fraction=settings.margin))
     return Detector(network, {}, mask, frame, None, settings), number
 
