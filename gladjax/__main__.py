@@ -1,6 +1,6 @@
 """``python -m gladjax`` is the command ``gladjax``."""
 
-from gladjax.cli import main
+from gladjax.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -35,7 +35,8 @@ class Sizes(NamedTuple):
 
     Attributes:
       whole: Up to this many features the bounds take all of them,
-      whole_near: and where all costs near the least are wanted up to this many.
+      whole_near: and where all costs near the least are wanted up to this many; as many
+        coordinates have the bounds of one image alone, where features are more.
       rank: Leading coordinates of the bounds of more features,
       fine: and of the bounds of single pairs.
       wide: From this many features on there are more of either:
@@ -127,12 +128,15 @@ def _one_thread() -> None:
             library.set_num_threads(1)
 
 
-def ranks(dimension: int, *, near: bool = False) -> tuple[int, int]:
+def ranks(
+    dimension: int, *, near: bool = False, image: bool = False
+) -> tuple[int, int]:
     """Returns how many leading coordinates the bounds of so many features take.
 
     Args:
       dimension: Number of features.
-      near: Whether all costs near the least one are wanted.
+      near: Whether all costs near the least one are wanted,
+      image: and samples are those of an image.
 
     Returns:
       Those of the bounds of all components, and those of the bounds of single pairs.
@@ -141,6 +145,9 @@ def ranks(dimension: int, *, near: bool = False) -> tuple[int, int]:
     if dimension <= (known.whole_near if near else known.whole):
         return dimension, dimension
     if dimension < known.wide:
+        if near and image and not known.together:
+            # So few samples fill no blocks of pairs: one bound, a better one, is less.
+            return known.whole_near, known.whole_near
         return known.rank, (known.fine if known.fine < dimension else known.rank)
     return known.rank_wide, known.fine_wide
 

@@ -14,6 +14,7 @@ lightness rises with the value, which also reads in grey.
 Reference: Artola et al., "GLAD", WACV 2023, Figures 3 and 5.
 """
 
+import functools
 import io
 from collections.abc import Sequence
 
@@ -33,6 +34,7 @@ HEAT = ((20, 8, 60), (105, 10, 95), (190, 40, 65), (240, 115, 20), (255, 245, 13
 COUNT = ((60, 10, 85), (55, 85, 140), (35, 145, 140), (110, 205, 90), (250, 230, 40))
 
 STRENGTH = 0.75  # Of the heat map over the image, at most.
+STEPS = 4096  # Shares of it that are told apart, by less than a level.
 TEXT = 16  # Height of the letters, in pixels.
 MAX_SIDE = 4096
 """The longest side of an image in a picture; longer ones are reduced."""
@@ -129,12 +131,19 @@ def overlay(
         raise ValueError(f"strength must be in [0, 1], not {strength}")
     chosen = _limits(heat_map) if limits is None else limits
     share = _share(np.asarray(heat_map, np.float64), chosen)
-    share = images.resize(share[..., None], image.shape[:2])[..., 0].astype(np.float64)
-    share = np.clip(share, 0, 1)  # Interpolation may leave it by rounding.
-    colour = colours(share, limits=(0.0, 1.0), scale=HEAT).astype(np.float64)
-    part = strength * np.sqrt(share)[..., None]
-    mixed = (1 - part) * np.asarray(image, np.float64) + part * colour
-    return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
+    share = images.resize(share[..., None], image.shape[:2])[..., 0]
+    left, added = _mixing(strength)
+    at = np.rint(np.sqrt(np.clip(share, 0, 1)) * (STEPS - 1)).astype(np.int16)
+    return images.levels(left[at] * np.asarray(image, np.float32) + added[at])
+
+
+@functools.cache
+def _mixing(strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what heat leaves of an image and adds to it, by the root of its share."""
+    roots = np.linspace(0, 1, STEPS)
+    colour = colours(roots[None] ** 2, limits=(0.0, 1.0), scale=HEAT)[0]
+    part = strength * roots[:, None]
+    return (1 - part).astype(np.float32), (part * colour).astype(np.float32)
 
 
 _limits = limits
@@ -162,7 +171,7 @@ def outline(
     inside = np.asarray(mask)[np.ix_(rows, columns)]
     padded = np.pad(inside, 1)
     core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    out = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+    out = images.levels(image).copy()
     out[inside & ~core] = colour
     return out
 
@@ -188,8 +197,7 @@ def scored_picture(
       The input at the left, the overlay at the right, the score above both.
     """
     image = reduced(image, MAX_SIDE)
-    plain = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
-    pair = beside([plain, overlay(image, heat_map, limits=limits)])
+    pair = beside([images.levels(image), overlay(image, heat_map, limits=limits)])
     text = f"score {score:.2f}" + (f"  {note}" if note else "")
     return titled(pair, text)
 
@@ -209,10 +217,8 @@ def reduced(image: Num[np.ndarray, "h w 3"], side: int) -> Num[np.ndarray, "_h _
     if longer <= side:
         return image
     shape = (max(1, width * side // longer), max(1, height * side // longer))
-    whole = image
-    if image.dtype != np.uint8:
-        whole = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    picture = PIL.Image.fromarray(whole).resize(shape, PIL.Image.Resampling.BILINEAR)
+    whole = PIL.Image.fromarray(images.levels(image))
+    picture = whole.resize(shape, PIL.Image.Resampling.BILINEAR)
     return np.asarray(picture)
 
 

@@ -154,7 +154,7 @@ DRIVER = """
 import sys, tiny
 from gladjax import backbone, cli
 backbone.load = lambda *a, **k: tiny.network()
-cli.main(sys.argv[1:])
+cli.run()
 """
 
 

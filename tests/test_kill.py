@@ -33,7 +33,7 @@ def slowly(file, value):
 if os.environ.get("STALL"):
     container._pour = slowly
 backbone.load = lambda *a, **k: tiny.network()
-cli.main(sys.argv[1:])
+cli.run()
 """
 
 MOMENTS = 5

@@ -22,6 +22,21 @@ def test_the_calm_part_of_an_overlay_is_the_image(rng):
     np.testing.assert_allclose(picture[12:, 20:], strongest, atol=0.51)
 
 
+def test_an_overlay_is_the_image_and_the_heat_in_shares(rng):
+    image = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    heat = rng.random((40, 50)).astype(np.float32)
+    got = plots.overlay(image, heat, limits=(0.0, 1.0), strength=0.6).astype(float)
+    anchors = np.array(plots.HEAT, float)
+    for row, column in np.ndindex(40, 50):
+        share = float(heat[row, column])
+        left = min(int(4 * share), 3)
+        between = 4 * share - left
+        colour = (1 - between) * anchors[left] + between * anchors[left + 1]
+        part = 0.6 * np.sqrt(share)
+        wanted = (1 - part) * image[row, column] + part * colour
+        assert np.all(np.abs(got[row, column] - wanted) < 1.5)
+
+
 def test_an_overlay_rises_with_the_heat():
     heat = np.tile(np.linspace(0, 1, 30, dtype=np.float32), (20, 1))
     row = plots.overlay(np.zeros((20, 30, 3), np.uint8), heat)[0].astype(int)

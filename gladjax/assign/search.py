@@ -31,7 +31,8 @@ from gladjax.mixture import GaussianMixture
 MOST = 8  # Pairs of a sample that are listed first, where samples are few.
 MANY = 256  # Components that are many.
 GROUPS = 64  # Groups of components whose least bounds tell which pairs are low.
-GROUP = 64  # Pairs that are counted together when open ones are listed.
+GROUP = 64  # Pairs that are counted together when open ones are listed,
+PART = 8  # and then in parts of so many.
 
 
 class Found(NamedTuple):
@@ -308,6 +309,16 @@ def _running(counts: Float[Array, "r g"]) -> Float[Array, "r g"]:
     return jnp.matmul(counts, jnp.triu(jnp.ones((size, size), counts.dtype)))
 
 
+def _place(
+    counts: Int[Array, "n g"], rank: Int[Array, " n"]
+) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
+    """Returns where in rows of counts a rank falls, and what of it is left there."""
+    running = _running(counts.astype(jnp.float32)).astype(jnp.int32)
+    before = running <= rank[:, None]
+    place = jnp.sum(before, axis=1, dtype=jnp.int32)
+    return place, rank - jnp.sum(jnp.where(before, counts, 0), axis=1, dtype=jnp.int32)
+
+
 def listed(mask: Bool[Array, "k c"], size: int) -> tuple[Array, Array]:
     """Lists the first pairs of a mask, component after component.
 
@@ -329,10 +340,12 @@ def listed(mask: Bool[Array, "k c"], size: int) -> tuple[Array, Array]:
     at = jnp.searchsorted(ends, place, side="right").astype(jnp.int32)
     at = jnp.minimum(at, grouped.shape[0] - 1)
     rank = place - (ends - counts)[at]
-    # The place of the rank-th pair of its group: how many running counts are not above.
-    running = _running(grouped[at].astype(jnp.float32))
-    within = jnp.sum(running <= rank[:, None].astype(jnp.float32), axis=1)
-    index = at * GROUP + within.astype(jnp.int32)
+    # The rank-th pair of its group: first the part that it is in, then its place there.
+    own = grouped[at].reshape(size, GROUP // PART, PART)
+    part, rank = _place(jnp.sum(own, axis=2, dtype=jnp.int32), rank)
+    at = at * (GROUP // PART) + part
+    own = grouped.reshape(-1, PART).at[at].get(mode="clip")
+    index = at * PART + _place(own.astype(jnp.int32), rank)[0]
     inside = place < ends[-1]
     owner = jnp.where(inside, index % c, 0)
     return owner, jnp.where(inside, index // c, -1)

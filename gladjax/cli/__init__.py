@@ -106,10 +106,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _flush()
     signalled = interruption.code()
     if signalled is not None:
-        # Nothing is half-written any more. Threads that compute would end the process
-        # by another signal, were the interpreter taken down under them.
-        os._exit(signalled)
+        code = signalled
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def run() -> None:
+    """Runs the process's own command line, and ends the process there and then.
+
+    Nothing is half-written any more. To take down the interpreter and JAX takes half a
+    second, and under threads that compute it would end the process by a signal.
+    """
+    try:
+        main()
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
 
 
 def _code(arguments: Sequence[str] | None) -> object:

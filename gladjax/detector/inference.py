@@ -185,7 +185,7 @@ def _scored(
         detector.settings.sigma,
         tuple(detector.backbone.image_size),
     )
-    whole, mask, scores = (np.asarray(part) for part in (whole, mask, scores))
+    whole, mask, scores, heats = map(np.asarray, (whole, mask, scores, heats))
     return [
         Scored(
             score=float(scores[i]),
@@ -280,8 +280,8 @@ def _summarise(
 
 
 def placed(
-    detector: Detector, transform: Float[AnyArray, "3 3"], heat: Float[Array, "h w"]
-) -> Float[Array, "h w"]:
+    detector: Detector, transform: Float[AnyArray, "3 3"], heat: Float[AnyArray, "h w"]
+) -> Float[AnyArray, "h w"]:
     """Returns a heat map in the frame of its image.
 
     Args:

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heat = np.asarray(scored.heat_map)
     parts = [moved, aligned, plots.overlay(moved, heat)]
     rule = np.full((256, 8, 3), 255, np.uint8)
-    row = [np.clip(np.round(part), 0, 255).astype(np.uint8) for part in parts]
+    row = [images.levels(part) for part in parts]
     picture = np.concatenate([row[0], rule, row[1], rule, row[2]], axis=1)
     options.output.mkdir(parents=True, exist_ok=True)
     images.write_png(options.output / "glad.png", picture)

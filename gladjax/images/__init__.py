@@ -28,6 +28,7 @@ from gladjax.images.pipes import arriving as arriving
 from gladjax.images.pixels import MAX_PIXELS as MAX_PIXELS
 from gladjax.images.pixels import SUFFIXES as SUFFIXES
 from gladjax.images.pixels import decode as decode
+from gladjax.images.pixels import levels as levels
 from gladjax.images.pixels import pixel_limit as pixel_limit
 from gladjax.images.pixels import read as read
 from gladjax.images.pixels import resize as resize
@@ -80,6 +81,7 @@ __all__ = [
     "is_kind",
     "joined",
     "learnt",
+    "levels",
     "lossy",
     "named",
     "observe",

@@ -35,7 +35,7 @@ from gladjax.images.headers import ImageError, StrPath
 
 Pixels = UInt8[np.ndarray, "h w 3"] | Float32[np.ndarray, "h w 3"]
 
-PRESSED = 4  # Compression of a PNG: a third of the time of 6, 8 % more bytes.
+PRESSED = 2  # Compression of a PNG: two thirds of the time of 4, 11 % more bytes.
 MAX_PIXELS = 64 * 2**20
 """The largest image, in pixels, that is decoded by default: 67 million."""
 
@@ -262,6 +262,20 @@ def resize(
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
+def levels(image: Num[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Returns an image in whole levels of 8 bits.
+
+    Args:
+      image: Any real values; rounded and clipped to 0 to 255.
+
+    Returns:
+      The image itself where it is of that type already.
+    """
+    if image.dtype == np.uint8:
+        return image
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
 def write_png(
     path: StrPath, image: Num[np.ndarray, "h w *c"], *, software: str = ""
 ) -> None:
@@ -279,13 +293,10 @@ def write_png(
         raise ValueError(f"image must be (h, w) or (h, w, 3), not {image.shape}")
     if image.dtype.kind == "f" and np.isnan(image).any():
         raise ValueError("image has NaN in it")
-    whole = image
-    if image.dtype != np.uint8:
-        whole = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     text = PIL.PngImagePlugin.PngInfo()
     if software:
         text.add_text("Software", software)
     with files.atomic(path) as file:
-        PIL.Image.fromarray(whole).save(
+        PIL.Image.fromarray(levels(image)).save(
             file, format="PNG", pnginfo=text, compress_level=PRESSED
         )

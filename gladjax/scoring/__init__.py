@@ -33,7 +33,6 @@ from gladjax.scoring.summary import aggregate as aggregate
 from gladjax.scoring.summary import enlarge as enlarge
 from gladjax.scoring.summary import heat_map as heat_map
 from gladjax.scoring.summary import image_score as image_score
-from gladjax.scoring.summary import smooth as smooth
 from gladjax.scoring.summary import upsample as upsample
 
 __all__ = [
@@ -49,6 +48,5 @@ __all__ = [
     "log_prob_map",
     "log_prob_maps",
     "prepare",
-    "smooth",
     "upsample",
 ]

@@ -32,33 +32,42 @@ def aggregate(log_maps: Sequence[Float[AnyArray, "_h _w"]]) -> Float[Array, "h w
 
 
 def upsample(
-    values: Float[AnyArray, "_h _w"], shape: tuple[int, int]
+    values: Float[AnyArray, "_h _w"], shape: tuple[int, int], *, sigma: float = 0.0
 ) -> Float[Array, "h w"]:
-    """Interpolates a map bilinearly, with half-pixel centres.
+    """Interpolates a map bilinearly, with half-pixel centres, and smooths it there.
 
     Args:
       values: The map.
       shape: Height and width wanted.
+      sigma: Standard deviation, in new cells, of a Gaussian cut at four of them; 0 for
+        no smoothing.
 
     Returns:
-      The map on the new grid; the border is continued.
+      The map on the new grid; its border is continued, that of the smoothing mirrored.
     """
     values = jnp.asarray(values)
-    if values.shape == tuple(shape):
+    if values.shape == tuple(shape) and sigma <= 0:
         return values
-    rows = jnp.asarray(_interpolation(values.shape[0], shape[0], values.dtype))
-    columns = jnp.asarray(_interpolation(values.shape[1], shape[1], values.dtype))
+    # The two are one linear map along each axis.
+    rows, columns = (
+        jnp.asarray(_along(old, new, sigma, values.dtype))
+        for old, new in zip(values.shape, shape, strict=True)
+    )
     values = jnp.matmul(rows, values, precision=PRECISION)
     return jnp.matmul(values, columns.T, precision=PRECISION)
 
 
 @functools.lru_cache(maxsize=64)
-def _interpolation(size: int, new: int, dtype: np.dtype) -> Float[np.ndarray, "n s"]:
-    """Returns the matrix of bilinear interpolation along one axis."""
+def _along(
+    size: int, new: int, sigma: float, dtype: np.dtype
+) -> Float[np.ndarray, "n s"]:
+    """Returns the matrix of interpolation, and smoothing, along one axis."""
     low, high, part = _neighbours(size, new)
     matrix = np.zeros((new, size))
     np.add.at(matrix, (np.arange(new), low), 1 - part)
     np.add.at(matrix, (np.arange(new), high), part)
+    if sigma > 0:
+        matrix = _gaussian(new, sigma) @ matrix
     return matrix.astype(dtype)
 
 
@@ -96,8 +105,7 @@ def enlarge(
     return values
 
 
-@functools.lru_cache(maxsize=64)
-def _gaussian(size: int, sigma: float, dtype: np.dtype) -> Float[np.ndarray, "s s"]:
+def _gaussian(size: int, sigma: float) -> Float[np.ndarray, "s s"]:
     """Returns the matrix of a Gaussian smoothing along one mirrored axis."""
     reach = int(4 * sigma + 0.5)
     step = np.arange(-reach, reach + 1)
@@ -107,7 +115,7 @@ def _gaussian(size: int, sigma: float, dtype: np.dtype) -> Float[np.ndarray, "s 
     matrix = np.zeros((size, size))
     rows = np.broadcast_to(np.arange(size)[:, None], at.shape)
     np.add.at(matrix, (rows, at), weights / weights.sum())
-    return matrix.astype(dtype)
+    return matrix
 
 
 def image_score(
@@ -165,23 +173,4 @@ def heat_map(
     log_map, mask = jnp.asarray(log_map), jnp.asarray(mask)
     calm = jnp.max(jnp.where(mask, log_map, -jnp.inf))
     calm = jnp.where(jnp.any(mask), calm, 0)
-    heat = upsample(-jnp.where(mask, log_map, calm), shape)
-    return smooth(heat, sigma=sigma)
-
-
-def smooth(values: Float[Array, "h w"], *, sigma: float) -> Float[Array, "h w"]:
-    """Smooths a map by a Gaussian cut at four standard deviations.
-
-    Args:
-      values: The map, mirrored at its border.
-      sigma: Standard deviation in cells; 0 leaves the map as it is.
-
-    Returns:
-      The smoothed map.
-    """
-    if sigma <= 0:
-        return values
-    rows = jnp.asarray(_gaussian(values.shape[0], sigma, values.dtype))
-    columns = jnp.asarray(_gaussian(values.shape[1], sigma, values.dtype))
-    values = jnp.matmul(rows, values, precision=PRECISION)
-    return jnp.matmul(values, columns.T, precision=PRECISION)
+    return upsample(-jnp.where(mask, log_map, calm), shape, sigma=sigma)
