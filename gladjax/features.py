@@ -63,6 +63,22 @@ def extract_each(
     return jax.lax.map(one, jnp.asarray(images))
 
 
+def run(
+    backbone: Backbone, images: Num[Array | np.ndarray, "n h w 3"]
+) -> dict[str, Float[Array, "n _h _w _d"]]:
+    """Returns what `extract` returns, by the program that suits the device.
+
+    Args:
+      backbone: The network.
+      images: Batch as `gladjax.backbone.preprocess` returns it; any size.
+
+    Returns:
+      One map per layer of the backbone, channels last, in the dtype of its weights.
+    """
+    program = _extract if devices.sizes().together else _extract_each
+    return program(backbone, images)
+
+
 def shapes(
     backbone: Backbone, *, image_size: tuple[int, int] | None = None
 ) -> dict[str, tuple[int, int, int]]:
@@ -100,7 +116,6 @@ def stream(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     pending = iter(images)
-    run = _extract_each if jax.default_backend() == "cpu" else _extract
     while chunk := list(itertools.islice(pending, batch_size)):
         batch = preprocess(backbone, chunk)
         short = batch_size - len(chunk)

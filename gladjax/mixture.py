@@ -48,6 +48,7 @@ else:
 
 SMALL = 1 << 8  # The least size of a flat array.
 LARGE = 1 << 20  # Up to here a flat array has the size of a power of two.
+SPARE = 1 << 22  # Numbers that a flat array has room for, needed or not.
 
 
 @pytree
@@ -370,17 +371,21 @@ def padded(mixture: GaussianMixture, rows: int, inverses: int) -> GaussianMixtur
 def roomy(
     mixture: GaussianMixture, *, inverses: int = 0, together: int = 1
 ) -> GaussianMixture:
-    """Pads the flat arrays to sizes that `room` gives (NumPy arrays).
+    """Pads the flat arrays to one of few sizes (NumPy arrays).
 
-    Mixtures of about the same size then share their compiled programs.
+    Mixtures of as many components then share their compiled programs: arrays have room
+    for all that there may be, where that is small, or else sizes that `room` gives.
 
     Args:
       mixture: The mixture, outside of any trace.
       inverses: Numbers of inverses to have room for, if they are more than its own.
       together: The number of components becomes a multiple of it, by dead ones.
     """
-    most = max(inverses, len(mixture.inverses))
-    found = padded(mixture, room(len(mixture.rows)), room(most))
+    (k, d), rows = mixture.means.shape, len(mixture.rows)
+    rows = max(rows, k * d) if k * d * d <= SPARE else room(rows)
+    inverses, all_ = max(inverses, len(mixture.inverses)), k * (d - 1) ** 2
+    inverses = max(inverses, all_) if all_ <= SPARE else room(inverses)
+    found = padded(mixture, rows, inverses)
     return extended(found, len(found.means) + -len(found.means) % together)
 
 

@@ -224,7 +224,9 @@ def test_batch_scoring_lowers(platform):
     maps, counted = {"wide": of((M, *GRID))}, of((M, *SIZE), bool)
     programs = {
         "preparation": lowered(prepare, platform, mixture, of((COMPONENTS, count))),
-        "maps": lowered(inference.run, platform, network, layers, of((M, *SIZE, 3))),
+        "maps": lowered(
+            jax.jit(inference.run), platform, network, layers, of((M, *SIZE, 3))
+        ),
         "scores": lowered(
             inference._summarise, platform, maps, counted, 0.005, 4.0, SIZE
         ),

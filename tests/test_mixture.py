@@ -120,14 +120,18 @@ def test_compacting_changes_no_cost(x64, rng):
     assert mixture.num_bytes(small) < mixture.num_bytes(fitted)
 
 
-def test_room_for_more_changes_no_cost(x64, rng):
+@pytest.mark.parametrize("spare", [mixture.SPARE, 0])
+def test_room_for_more_changes_no_cost(x64, rng, monkeypatch, spare):
     """Unused rows and dead components at the end, in sizes of which there are few."""
+    monkeypatch.setattr(mixture, "SPARE", spare)
     fitted, _, x = mixed(rng)
     fitted = mixture.compact(fitted)
     large = mixture.roomy(fitted, together=8)
-    k, x = len(fitted.means), jnp.asarray(x[:20])
+    (k, d), x = fitted.means.shape, jnp.asarray(x[:20])
     assert len(large.means) == 8 > k
-    assert len(large.rows) == mixture.room(1) > len(fitted.rows)
+    assert len(large.rows) == (k * d if spare else mixture.room(1)) > len(fitted.rows)
+    squares = k * (d - 1) ** 2
+    assert len(large.inverses) == (squares if spare else mixture.room(1))
     assert mixture.roomy(large, together=4).means.shape == large.means.shape
     costs = COSTS(large, x)
     np.testing.assert_allclose(costs[:, :k], COSTS(fitted, x), rtol=1e-13)

@@ -200,11 +200,13 @@ def _scored(
     ]
 
 
-@programs.Program
 def run(
     backbone: Backbone, layers: dict[str, Layer], batch: Float[AnyArray, "n h w 3"]
 ) -> dict[str, Float[Array, "n _h _w"]]:
     """Returns the log-probability maps of all layers, of several images.
+
+    One program where images go together. Elsewhere one for the network and one for each
+    layer: those that a fit has compiled.
 
     Args:
       backbone: The network.
@@ -214,13 +216,20 @@ def run(
     Returns:
       The maps, each layer on its own grid.
     """
-    together = devices.sizes().together
-    extract = extraction.extract if together else extraction.extract_each
-    maps = extract(backbone, batch)
+    return (_together if devices.sizes().together else _apart)(backbone, layers, batch)
+
+
+def _apart(
+    backbone: Backbone, layers: dict[str, Layer], batch: Float[AnyArray, "n h w 3"]
+) -> dict[str, Float[Array, "n _h _w"]]:
+    maps = extraction.run(backbone, batch)
     return {
         name: scoring.log_prob_maps(layer.mixture, layer.prepared, maps[name])
         for name, layer in layers.items()
     }
+
+
+_together = programs.Program(_apart)
 
 
 def read_off(
