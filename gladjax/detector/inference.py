@@ -72,7 +72,7 @@ def score(
 def score_batch(
     detector: Detector, images: Images, *, shape: tuple[int, int] | None = None
 ) -> list[Scored]:
-    """Says how anomalous several images are, and where, by one program.
+    """Says how anomalous several images are, and where.
 
     Args:
       detector: The detector.
