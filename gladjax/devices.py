@@ -36,7 +36,8 @@ class Sizes(NamedTuple):
     Attributes:
       whole: Up to this many features the bounds take all of them,
       whole_near: and where all costs near the least are wanted up to this many; as many
-        coordinates have the bounds of one image alone, where features are more.
+        coordinates have the bounds of one image alone, where features are more but
+        not `wide`.
       rank: Leading coordinates of the bounds of more features,
       fine: and of the bounds of single pairs.
       wide: From this many features on there are more of either:
@@ -135,17 +136,17 @@ def ranks(
 
     Args:
       dimension: Number of features.
-      near: Whether all costs near the least one are wanted,
-      image: and samples are those of an image.
+      near: Whether all costs near the least one are wanted.
+      image: Whether they are, of the samples of an image.
 
     Returns:
       Those of the bounds of all components, and those of the bounds of single pairs.
     """
     known = sizes()
-    if dimension <= (known.whole_near if near else known.whole):
+    if dimension <= (known.whole_near if near or image else known.whole):
         return dimension, dimension
     if dimension < known.wide:
-        if near and image and not known.together:
+        if image and not known.together:
             # So few samples fill no blocks of pairs: one bound, a better one, is less.
             return known.whole_near, known.whole_near
         return known.rank, (known.fine if known.fine < dimension else known.rank)

@@ -132,12 +132,12 @@ def overlay(
     chosen = _limits(heat_map) if limits is None else limits
     share = _share(np.asarray(heat_map, np.float64), chosen)
     share = images.resize(share[..., None], image.shape[:2])[..., 0]
-    left, added = _mixing(strength)
+    left, added = _mixing(float(strength))
     at = np.rint(np.sqrt(np.clip(share, 0, 1)) * (STEPS - 1)).astype(np.int16)
     return images.levels(left[at] * np.asarray(image, np.float32) + added[at])
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def _mixing(strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns what heat leaves of an image and adds to it, by the root of its share."""
     roots = np.linspace(0, 1, STEPS)

@@ -151,7 +151,7 @@ def test_too_few_images_for_the_rate_warn_and_succeed(category, tmp_path):
 
 
 DRIVER = """
-import sys, tiny
+import tiny
 from gladjax import backbone, cli
 backbone.load = lambda *a, **k: tiny.network()
 cli.run()

@@ -120,6 +120,18 @@ def test_derived_bounds_are_not_stored(fitted, saved):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_the_programs_of_a_fit_serve_what_is_loaded(fitted, saved):
+    loaded = io.load(saved, backbone=tiny.network())
+    for name, layer in loaded.layers.items():
+        before = fitted.layers[name].mixture, fitted.layers[name].prepared
+        pairs = zip(
+            *map(jax.tree.leaves, (before, (layer.mixture, layer.prepared))),
+            strict=True,
+        )
+        for a, b in pairs:
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
 def test_the_header_tells_what_the_model_is(fitted, saved):
     found = io.describe(saved)
     assert found.version == io.VERSION

@@ -19,7 +19,7 @@ import tiny
 from gladjax import datasets, images, io
 
 DRIVER = """
-import os, sys, time, tiny
+import os, time, tiny
 from gladjax import backbone, cli
 from gladjax.io import container
 

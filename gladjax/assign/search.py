@@ -303,17 +303,17 @@ def _counted(mask: Bool[Array, "k c"]) -> Int[Array, "k g"]:
     return jnp.sum(grouped, axis=2, dtype=jnp.uint8).astype(jnp.int32)
 
 
-def _running(counts: Float[Array, "r g"]) -> Float[Array, "r g"]:
+def _running(counts: Int[Array, "r g"]) -> Int[Array, "r g"]:
     """Returns the running sums of rows of small integers: a matrix product, exactly."""
-    size = counts.shape[1]
-    return jnp.matmul(counts, jnp.triu(jnp.ones((size, size), counts.dtype)))
+    upper = jnp.triu(jnp.ones((counts.shape[1],) * 2, jnp.float32))
+    return jnp.matmul(counts.astype(jnp.float32), upper).astype(jnp.int32)
 
 
 def _place(
     counts: Int[Array, "n g"], rank: Int[Array, " n"]
 ) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
     """Returns where in rows of counts a rank falls, and what of it is left there."""
-    running = _running(counts.astype(jnp.float32)).astype(jnp.int32)
+    running = _running(counts)
     before = running <= rank[:, None]
     place = jnp.sum(before, axis=1, dtype=jnp.int32)
     return place, rank - jnp.sum(jnp.where(before, counts, 0), axis=1, dtype=jnp.int32)
@@ -331,7 +331,7 @@ def listed(mask: Bool[Array, "k c"], size: int) -> tuple[Array, Array]:
     """
     c = mask.shape[1]
     counts = _counted(mask)
-    along = _running(counts.astype(jnp.float32)).astype(jnp.int32)
+    along = _running(counts)
     rows = along[:, -1]
     before = jnp.cumsum(rows, dtype=jnp.int32) - rows
     ends = (before[:, None] + along).ravel()

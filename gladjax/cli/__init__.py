@@ -104,9 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as end:
         code = end.code
     _flush()
-    signalled = interruption.code()
-    if signalled is not None:
-        code = signalled
+    code = interruption.code() or code
     sys.exit(code if isinstance(code, int) else 0)
 
 

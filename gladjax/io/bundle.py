@@ -278,9 +278,8 @@ def _layer(
     values = {n: arrays[f"{i}.mixture.{n}"] for n in _MIXTURE}
     values["inverses"] = np.zeros(0, values["rows"].dtype)
     given = GaussianMixture(**values)
-    given = mixture.roomy(given)
-    needed = mixture.room(mixture.num_inverses(given))
-    given = factors.solved(given, max(needed, len(given.inverses)))
+    given = mixture.roomy(given, inverses=mixture.num_inverses(given))
+    given = factors.solved(given, len(given.inverses))
     local = LocalWeights(**{n: arrays[f"{i}.local.{n}"] for n in _LOCAL}, shape=shape)
     if not bool(np.all(np.isfinite(given.inverses))):
         raise ModelError(f"{path}: layer {i} has a covariance that is none; fit again")

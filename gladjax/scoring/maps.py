@@ -89,7 +89,7 @@ def _added_where(
 
 def bounds(mixture: GaussianMixture) -> Bounds:
     """Returns the bounds for scoring, in coordinates in which the means are spread."""
-    ranks = devices.ranks(mixture.means.shape[1], near=True, image=True)
+    ranks = devices.ranks(mixture.means.shape[1], image=True)
     axes = samples.axes(jnp.asarray(mixture.means), ranks=ranks)
     whole = ranks[0] == mixture.means.shape[1]
     return assign.prepared(mixture, axes, margin=not whole)

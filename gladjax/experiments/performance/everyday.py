@@ -24,7 +24,7 @@ from gladjax.experiments.performance import timing
 
 CASES = (("transistor", 30), ("toothbrush", 48), ("transistor", 213), ("screw", 320))
 SCORED = 300
-FITTED = "gladjax fit, {}, {}".format(*CASES[-1])
+FIT = "gladjax fit, {}, {}"
 FIRST = "gladjax score, one image, after the fit"
 PEER = """
 import sys
@@ -64,7 +64,9 @@ def measure(root: Path, *, rounds: int) -> list[dict[str, Any]]:
         work = _commands(root, folder)
         for number, (what, command) in enumerate(work):
             # A model is scored first where it was fitted.
-            kept = folder / ("fitted" if what in (FITTED, FIRST) else f"{number}")
+            kept = folder / (
+                "fitted" if what in (FIT.format(*CASES[-1]), FIRST) else f"{number}"
+            )
             runs = [_run(command, kept) for _ in range(1 + rounds)]
             records.append(
                 {
@@ -90,7 +92,7 @@ def _commands(root: Path, folder: Path) -> list[tuple[str, list[str]]]:
         paths = [str(path) for path in train]
         model = str(folder / f"{category}{limit}.safetensors")
         fit = [*gladjax, "fit", *paths, "--out", model, "--quiet", "--force"]
-        work.append((f"gladjax fit, {category}, {limit}", fit))
+        work.append((FIT.format(category, limit), fit))
         for peer in ("padim", "patchcore"):
             command = [sys.executable, "-c", PEER, peer, *paths]
             work.append((f"{peer}, {category}, {limit}", command))
