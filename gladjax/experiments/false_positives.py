@@ -236,10 +236,11 @@ def _left_out(options: argparse.Namespace) -> list[dict[str, Any]]:
     for name in options.categories if root else []:
         data = datasets.mvtec(Path(root), name)
         studies[name] = [r.image for r in data.records if r.label == 0]
-    records = []
+    records = runner.load_records(options.output)  # A run that was ended goes on.
+    done = {(record["data"], record["num_train"]) for record in records}
     for name, paths in studies.items():
         for count in options.sizes:
-            if len(paths) < count + 10:
+            if len(paths) < count + 10 or (name, count) in done:
                 continue
             rows = left_out_splits(
                 network,
