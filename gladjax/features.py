@@ -63,10 +63,11 @@ def extract_each(
     return jax.lax.map(one, jnp.asarray(images))
 
 
+@programs.Program
 def run(
     backbone: Backbone, images: Num[Array | np.ndarray, "n h w 3"]
 ) -> dict[str, Float[Array, "n _h _w _d"]]:
-    """Returns what `extract` returns, by the program that suits the device.
+    """Returns what `extract` returns, by one program, in the way that suits the device.
 
     Args:
       backbone: The network.
@@ -75,8 +76,7 @@ def run(
     Returns:
       One map per layer of the backbone, channels last, in the dtype of its weights.
     """
-    program = _extract if devices.sizes().together else _extract_each
-    return program(backbone, images)
+    return (extract if devices.sizes().together else extract_each)(backbone, images)
 
 
 def shapes(
@@ -187,7 +187,3 @@ def _room(
             f"out[{layer!r}] has room of shape {room.shape} for maps {value.shape}"
         )
     return room
-
-
-_extract = programs.Program(extract)
-_extract_each = programs.Program(extract_each)

@@ -381,10 +381,13 @@ def roomy(
       inverses: Numbers of inverses to have room for, if they are more than its own.
       together: The number of components becomes a multiple of it, by dead ones.
     """
-    (k, d), rows = mixture.means.shape, len(mixture.rows)
-    rows = max(rows, k * d) if k * d * d <= SPARE else room(rows)
-    inverses, all_ = max(inverses, len(mixture.inverses)), k * (d - 1) ** 2
-    inverses = max(inverses, all_) if all_ <= SPARE else room(inverses)
+
+    def size(needed: int, most: int, width: int) -> int:
+        return max(needed, most) if most * width <= SPARE else room(needed)
+
+    k, d = mixture.means.shape
+    rows = size(len(mixture.rows), k * d, d)
+    inverses = size(max(inverses, len(mixture.inverses)), k * (d - 1) ** 2, 1)
     found = padded(mixture, rows, inverses)
     return extended(found, len(found.means) + -len(found.means) % together)
 
