@@ -83,11 +83,6 @@ class Steps:
         row = Row(cost, alive, int(moved), survivors / share, evaluated / share)
         return (fitted, new), row
 
-    def costs(self, old: GaussianMixture) -> Float[Array, " n"]:
-        """Returns the least cost of each sample, which must be on the device."""
-        none = jnp.full(self._given.used.shape, -1, jnp.int32)
-        return self._assigned(old, none, None)[0].costs
-
     def _assigned(
         self, old: GaussianMixture, labels: AnyArray, last: "_Last | None"
     ) -> tuple[Known, Array, Array | np.ndarray]:

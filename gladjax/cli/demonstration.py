@@ -28,7 +28,7 @@ RATE = 0.05
     "--num-components",
     type=click.IntRange(0),
     default=Settings.num_components,
-    help="Components to start from, per layer; 0, the default, chooses their number.",
+    help="Components to start from, per layer; 0, the default, for as many as images.",
 )
 @click.option(
     "--max-samples",

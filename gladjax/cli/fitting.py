@@ -103,8 +103,8 @@ decisions. The paper's settings take minutes: `--paper`."""
 @click.option(
     "--num-components",
     type=click.IntRange(0),
-    help="Components to start from, per layer; 0, the default, chooses their number "
-    "from the images.",
+    help="Components to start from, per layer; 0, the default, for as many as images, "
+    "25 to 200.",
 )
 @click.option(
     "--max-samples",
@@ -183,7 +183,6 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         "seed": chosen["seed"],
         "calibration": how,
         "learnt": images.to_notes(known),
-        "chosen": {name: one.chosen for name, one in work.info.choices.items()},
         "kept": None if work.info.kept is None else max(work.info.kept, -1.0),
         "seconds": {**work.info.seconds, "all": time.perf_counter() - begun},
     }

@@ -158,7 +158,6 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
         if frame is not None
         else None,
         kept=share,
-        choices={n: one.choice for n, one in learnt.items() if one.choice},
         left_out=scores,
         seconds=clock.seconds,
     )

@@ -25,7 +25,6 @@ from gladjax.detector import left_out, tiles
 from gladjax.detector.model import Kept, Layer, Settings
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
-from gladjax.staged import Choice
 from gladjax.weights import LabelCounts, LocalWeights, WeightsInfo
 
 
@@ -55,7 +54,6 @@ class Learnt(NamedTuple):
       layer: The layer.
       mixture: Report of its mixture.
       weights: Report of its local weights; None where they are not local.
-      choice: How the number of components was chosen; None where it was given.
       alone: Log-maps of the images, each left out; None where none is.
       everywhere: Those under global weights, where they may be the better ones, of the
         images by which that is told, NaN for the others.
@@ -65,7 +63,6 @@ class Learnt(NamedTuple):
     layer: Layer
     mixture: KMLEInfo
     weights: WeightsInfo | None
-    choice: Choice | None
     alone: np.ndarray | None
     everywhere: np.ndarray | None
     others: Callable[[], np.ndarray | None]
@@ -90,7 +87,7 @@ def learn(
       clock: Told of every stage.
     """
     settings, shrinkage, places = how
-    mixture, info, choice = fit_mixture(
+    mixture, info = fit_mixture(
         key, maps, keep, settings=settings, shrinkage=shrinkage, monitor=monitor
     )
     mixture = left_out.roomy(mixture, np.asarray(info.labels), places)
@@ -117,7 +114,7 @@ def learn(
         found, _ = left_out.log_maps(mixture, maps, (own, None), rest, *how_found)
         return np.where((rest < 0)[:, None, None], everywhere, found)
 
-    return Learnt(layer, info, local, choice, alone, everywhere, others)
+    return Learnt(layer, info, local, alone, everywhere, others)
 
 
 def kept(learnt: Iterable[Learnt]) -> float | None:
@@ -167,7 +164,7 @@ def fit_mixture(
     settings: Settings,
     shrinkage: Shrinkage = covariance.oas,
     monitor: Callable[[kmle.Snapshot | em.Snapshot], None] | None = None,
-) -> tuple[GaussianMixture, KMLEInfo, Choice | None]:
+) -> tuple[GaussianMixture, KMLEInfo]:
     """Fits the mixture of a layer.
 
     Args:
@@ -179,8 +176,8 @@ def fit_mixture(
       monitor: Called after every step.
 
     Returns:
-      The mixture; its report, with a label for every sample, -1 where it took no part;
-      and how the number of components was chosen, None where it was given.
+      The mixture; and its report, with a label for every sample, -1 where it took no
+      part.
     """
     if settings.num_components == 0:
         return staged.fit(
@@ -219,7 +216,7 @@ def fit_mixture(
         labels = np.full(keep.size, -1, np.int32)
         labels[index] = np.asarray(info.labels)
         info = info._replace(labels=labels)
-    return mixture, info, None
+    return mixture, info
 
 
 def fit_weights(

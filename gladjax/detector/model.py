@@ -15,7 +15,6 @@ from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.online import Statistics
 from gladjax.pytree import pytree, static
 from gladjax.scoring import Prepared
-from gladjax.staged import Choice
 from gladjax.weights import LabelCounts, LocalWeights, WeightsInfo
 
 Image = Num[AnyArray, "_h _w 3"]
@@ -31,8 +30,8 @@ class Settings:
     """What a detector is fitted with; plain numbers, kept in its file.
 
     Attributes:
-      num_components: Components to start from, per layer; 0 to choose them from the
-        images (`gladjax.staged`).
+      num_components: Components to start from, per layer; 0 for as many as images,
+        25 to 200 (`gladjax.staged`).
       max_steps: Steps of K-MLE and of the local weights, at most.
       tolerance: Relative change of the log-likelihood that ends both. The default is
         below what a held-out image can tell.
@@ -225,7 +224,6 @@ class FitInfo(NamedTuple):
       transforms: Motions of the training images, ``(m, 3, 3)``; None without.
       kept: Share of what local weights tell that holds for images left out; None where
         it was not worked out (`Settings.min_kept`).
-      choices: How the numbers of components were chosen; empty where they were given.
       left_out: Score of every image under what the others alone would give
         (`gladjax.detector.left_out`), NaN for the image that others are aligned with
         and where nothing counts; None where it was not asked for.
@@ -237,7 +235,6 @@ class FitInfo(NamedTuple):
     alignment: align.AlignInfo | None
     transforms: Float[np.ndarray, "m 3 3"] | None
     kept: float | None
-    choices: dict[str, Choice]
     left_out: Float[np.ndarray, " m"] | None
     seconds: dict[str, float]
 

@@ -159,7 +159,7 @@ def _mixture(source: Source, layer: str, recipe: Recipe, keep: np.ndarray) -> Pi
     settings = dataclasses.replace(recipe.settings, estimator=recipe.estimator)
     shrinkage = covariance.oas if recipe.oas else covariance.no_shrinkage
     begun = time.perf_counter()
-    fitted, report, _ = detector.fit_mixture(
+    fitted, report = detector.fit_mixture(
         key, source.train[layer], keep, settings=settings, shrinkage=shrinkage
     )
     info = {
