@@ -297,16 +297,41 @@ def test_the_quantile_is_chosen_without_test_labels(root, tmp_path):
     assert "a study" in (tmp_path / "table.md").read_text()
 
 
-def test_the_number_of_components_is_chosen_by_held_out_likelihood(root, tmp_path):
-    records = run(num_components, root, tmp_path, "--numbers", "2", "6")
-    held = {r["settings"]["num_components"]: r["held_out"] for r in records}
-    assert num_components.choose(records) == max(held, key=held.get)
+def test_the_number_of_components_is_chosen_on_pasted_defects(root, tmp_path):
+    more = ["--numbers", "2", "6", "--images", "0", "99"]
+    records = run(num_components, root, tmp_path, *more)
+    assert [set(r["num_components"].values()) for r in records] == [{2}, {6}]
+    for record in records:
+        assert set(record["pasted"]) == set(held_out.SHOWN)
+        assert 0 <= record["image_auroc"] <= 1
+        assert np.isfinite(record["held_out"])
+    found = {r["settings"]["num_components"]: num_components.pasted(r) for r in records}
+    assert found[num_components.choose(records)] == max(found.values())
+    likely = {r["settings"]["num_components"]: r["held_out"] for r in records}
+    by = num_components.LIKELY
+    assert likely[num_components.choose(records, by)] == max(likely.values())
+    # Its real defects are the test images; neither looks at them.
+    dataset = datasets.mvtec(root, "plate")
+    learn, _ = held_out.split(len(dataset.train), seed=0)
+    settings = detector.Settings(num_components=6, max_steps=3)
+    source = sources.extract(tmp_path / "own", dataset, network(), settings=settings)
+    part = sources.subset(source, learn, test="test", name="part")
+    own = rows.glad(part, dataset, Recipe(settings)).record
+    assert records[1]["image_auroc"] == pytest.approx(own["image_auroc"], abs=1e-6)
+    swapped = [{**r, "image_auroc": 1 - r["image_auroc"]} for r in records]
+    assert num_components.notes(records) == num_components.notes(swapped)
     # A number that only an easy category was fitted with is not compared.
-    easy = {**records[0], "category": "easy", "held_out": 1e6}
+    easy = {
+        **records[0],
+        "category": "easy",
+        "pasted": dict.fromkeys(held_out.SHOWN, 1.0),
+    }
     alone = {**easy, "settings": {**easy["settings"], "num_components": 99}}
     both = [*records, *({**r, "category": "easy"} for r in records)]
-    assert num_components.choose([*both, alone]) == max(held, key=held.get)
-    assert "a study" in (tmp_path / "table.md").read_text()
+    assert num_components.choose([*both, alone]) == num_components.choose(records)
+    text = (tmp_path / "table.md").read_text()
+    assert "| mean " in text
+    assert "a study" in text
 
 
 def test_development_data_are_held_out_training_images(root):
@@ -347,7 +372,7 @@ def test_scales_are_compared_on_pasted_and_on_real_defects(root, tmp_path):
     assert [record["method"] for record in records] == list(rules)
     assert records[1]["settings"]["layers"] == ["fine", "coarse", "coarse@3"]
     for record in records:
-        assert set(record["pasted"]) == set(neighbourhoods.RECIPES)
+        assert set(record["pasted"]) == set(held_out.SHOWN)
         assert 0 <= min(record["pasted"].values()) <= 1
     assert neighbourhoods.choose(records) in rules
     text = (tmp_path / "table.md").read_text()
@@ -358,7 +383,7 @@ def test_scales_are_compared_on_pasted_and_on_real_defects(root, tmp_path):
 
 def test_recipes_are_judged_by_the_real_defects_of_other_categories():
     def row(category, rule, real, cut):
-        pasted = dict.fromkeys(neighbourhoods.RECIPES, 1 - cut) | {"cut": cut}
+        pasted = dict.fromkeys(held_out.SHOWN, 1 - cut) | {"cut": cut}
         return {"category": category, "method": rule, "image_auroc": real,
                 "pasted": pasted}  # fmt: skip
 

@@ -13,7 +13,7 @@ Reference: pasting as in Li, Sohn, Yoon, Pfister. "CutPaste". CVPR 2021.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from gladjax import datasets, detector
 from gladjax.datasets import Dataset
 from gladjax.experiments.evaluation import METRIC_SIZE
 from gladjax.experiments.sources import Maps, Prepare, Source
+from gladjax.experiments.stages import FittedLayer
 
 Picture = Float[np.ndarray, "256 256 3"]
 SHARE = 0.2
@@ -150,6 +151,24 @@ RECIPES: dict[str, Callable[[np.random.Generator, Picture, Picture], Picture]] =
     "spot": _spot,
 }
 """Defects by name: of randomness, an image and another one, 0 to 255, 256 x 256."""
+
+
+SHOWN = ("cut", "displaced", "scar", "spot")
+"""Recipes of the studies that choose by pasted defects."""
+
+
+def likelihood(
+    source: Source, layers: Mapping[str, FittedLayer], *, first: int | None = None
+) -> float:
+    """Returns the mean log-probability of held-out images, in nats per cell.
+
+    Args:
+      source: Features whose test images are the held-out ones.
+      layers: The layers, with log-maps of these.
+      first: How many of these count, the first ones; all by default.
+    """
+    whole, inside = totals(source, {k: one.log_maps for k, one in layers.items()})
+    return float(whole[:first][inside[:first]].mean(dtype=np.float64))
 
 
 def totals(source: Source, maps: Maps) -> tuple[np.ndarray, np.ndarray]:

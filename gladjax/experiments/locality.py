@@ -26,7 +26,6 @@ import numpy as np
 
 from gladjax.experiments import (
     held_out,
-    num_components,
     rows,
     runner,
     sources,
@@ -85,8 +84,11 @@ def _choices(case: Case, source: Source, seed: int, number: int) -> None:
 
         def make(recipe=recipe, local=local) -> Record:  # noqa: ANN001
             record = rows.glad(part, case.dataset, recipe, local=local).record
-            found = num_components.likelihood(rest, recipe, local=local)
-            return {**record, "held_out": found}
+            fitted = {
+                layer: stages.fit_layer(rest, layer, recipe, local=local, test="rest")
+                for layer in case.net.layers
+            }
+            return {**record, "held_out": held_out.likelihood(rest, fitted)}
 
         chosen = {**settings, "images": number or count}
         study.row(case, method, seed, chosen, make)

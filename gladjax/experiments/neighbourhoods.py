@@ -26,11 +26,11 @@ import numpy as np
 from gladjax import metrics, neighbourhoods
 from gladjax.backbone import Backbone
 from gladjax.experiments import held_out, rows, runner, stages, study
+from gladjax.experiments.held_out import SHOWN
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
 from gladjax.experiments.study import Case
 
-RECIPES = ("cut", "displaced", "scar", "spot")
 SIDE = 3
 
 
@@ -80,7 +80,7 @@ def _compare(case: Case, full: Backbone, source: Source, seed: int) -> None:
     """Computes the rows of one seed."""
     options, _, dataset, net = case
     recipe = stages.Recipe(runner.settings(options), seed)
-    made, prepare = held_out.pasted(dataset, seed=seed, recipes=RECIPES)
+    made, prepare = held_out.pasted(dataset, seed=seed, recipes=SHOWN)
     told = f"pasted {seed}"
     held = rows.features(options, made, full, prepare=prepare, prepared=told)
     kinds = np.array([record.kind for record in made.test])
@@ -88,7 +88,7 @@ def _compare(case: Case, full: Backbone, source: Source, seed: int) -> None:
 
     def pasted(layers: list[str]) -> dict[str, float]:
         scores = rows.glad(held, made, recipe, layers=layers).evaluation.scores
-        chosen = {kind: (labels == 0) | (kinds == kind) for kind in RECIPES}
+        chosen = {kind: (labels == 0) | (kinds == kind) for kind in SHOWN}
         return {k: metrics.auroc(labels[s], scores[s]) for k, s in chosen.items()}
 
     for rule, layers in rules(net).items():
@@ -108,7 +108,7 @@ def _means(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, float]]
         groups.setdefault((record["category"], record["method"]), []).append(record)
     return {
         at: {
-            **{k: float(np.mean([r["pasted"][k] for r in own])) for k in RECIPES},
+            **{k: float(np.mean([r["pasted"][k] for r in own])) for k in SHOWN},
             "real": float(np.mean([r["image_auroc"] for r in own])),
         }
         for at, own in groups.items()
@@ -133,7 +133,7 @@ def agreement(records: Sequence[Record]) -> dict[str, float]:
     ):
         return {}
     out = {}
-    for kind in RECIPES:
+    for kind in SHOWN:
         each = []
         for left in categories:
             others = [c for c in categories if c != left]
@@ -154,7 +154,7 @@ def choose(records: Sequence[Record]) -> str:
     found = _means(records)
     score: dict[str, list[float]] = {}
     for (_, rule), values in found.items():
-        score.setdefault(rule, []).append(float(np.mean([values[k] for k in RECIPES])))
+        score.setdefault(rule, []).append(float(np.mean([values[k] for k in SHOWN])))
     return max(score, key=lambda rule: float(np.mean(score[rule])))
 
 
@@ -181,7 +181,7 @@ def table(records: Sequence[Record]) -> list[list[str]]:
     Args:
       records: All rows.
     """
-    head = ["category", "rule", "seeds", *(f"pasted: {k}" for k in RECIPES)]
+    head = ["category", "rule", "seeds", *(f"pasted: {k}" for k in SHOWN)]
     head += ["pasted, mean", "image AUROC, test", "pixel AUROC", "AU-PRO", "fit s"]
     out = [head]
     categories = list(dict.fromkeys(record["category"] for record in records))
@@ -191,7 +191,7 @@ def table(records: Sequence[Record]) -> list[list[str]]:
             if category != "mean":
                 own = [r for r in own if r["category"] == category]
             if own:
-                pasted = [np.mean([r["pasted"][k] for r in own]) for k in RECIPES]
+                pasted = [np.mean([r["pasted"][k] for r in own]) for k in SHOWN]
                 shown = [runner.percent(float(p)) for p in [*pasted, np.mean(pasted)]]
                 real = [
                     runner.percent(rows.balanced(own, name))
