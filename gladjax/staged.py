@@ -1,14 +1,14 @@
-"""Coarse to fine: a mixture of a subsample, of as many components as images.
+"""Coarse to fine: a mixture of a subsample, of as many components as it bears.
 
 Neighbouring cells of a feature map are nearly copies, so a mixture of some tens of
 thousands of samples serves as well as one of all (experiments, `num_components`). `fit`
 draws them from all images and runs K-MLE to its stopping rule; where more samples are
 asked for, it goes on with them from there.
 
-What counts as a sample of the product is an image, and not a cell: there are as many
-components as images, to the nearest of `NUMBERS`. No label takes part, and no
-likelihood: held-out images ask for too many components where images are few, and for
-too few on textures (experiments, `num_components`).
+There is a component for every `CELLS` cells of the maps, to the nearest of `NUMBERS`:
+for every image at the coarsest layer. No label takes part, and no likelihood: held-out
+images ask for too many components where images are few, and for too few on textures
+(experiments, `num_components`).
 
 Arrays have one shape whatever the number of images: samples that are missing are marked
 as such, and components that are not wanted are dead. So one program per layer serves
@@ -42,6 +42,7 @@ from gladjax.steps import Steps
 
 SAMPLES = 32_768  # Samples that a mixture is fitted to first.
 NUMBERS = (25, 50, 100, 200)  # Of components.
+CELLS = 256  # For each of them.
 SEEDED = 4  # One sample in so many may be a centre, where there are many.
 
 
@@ -90,7 +91,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     few = _gathered(features, index)
     most = largest(count, min_count)
     options = (min_count, shrinkage)
-    k = min(most, number(m))
+    k = min(most, number(count))
     labels = _first_labels(few, _centres(seed, few, most), k)
     loop = partial(
         iteration.iterate,
@@ -124,13 +125,13 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     return mixture.roomy(mixture.chosen(fitted, order)), info
 
 
-def number(num_images: int) -> int:
-    """Returns the number of components for so many images.
+def number(count: int) -> int:
+    """Returns the number of components for so many samples.
 
     Args:
-      num_images: Number of images, at least one.
+      count: Number of samples that count, at least one.
     """
-    return min(NUMBERS, key=lambda k: abs(math.log(k / num_images)))
+    return min(NUMBERS, key=lambda k: abs(math.log(k * CELLS / count)))
 
 
 def largest(count: int, min_count: int) -> int:

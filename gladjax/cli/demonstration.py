@@ -28,7 +28,8 @@ RATE = 0.05
     "--num-components",
     type=click.IntRange(0),
     default=Settings.num_components,
-    help="Components to start from, per layer; 0, the default, for as many as images.",
+    help="Components to start from, per layer; 0, the default, for one for every 256 "
+    "features.",
 )
 @click.option(
     "--max-samples",

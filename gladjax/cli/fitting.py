@@ -103,8 +103,8 @@ decisions. The paper's settings take minutes: `--paper`."""
 @click.option(
     "--num-components",
     type=click.IntRange(0),
-    help="Components to start from, per layer; 0, the default, for as many as images, "
-    "25 to 200.",
+    help="Components to start from, per layer; 0, the default, for one for every "
+    "256 features, 25 to 200.",
 )
 @click.option(
     "--max-samples",

@@ -30,8 +30,8 @@ class Settings:
     """What a detector is fitted with; plain numbers, kept in its file.
 
     Attributes:
-      num_components: Components to start from, per layer; 0 for as many as images,
-        25 to 200 (`gladjax.staged`).
+      num_components: Components to start from, per layer; 0 for one for every 256
+        cells, 25 to 200 (`gladjax.staged`).
       max_steps: Steps of K-MLE and of the local weights, at most.
       tolerance: Relative change of the log-likelihood that ends both. The default is
         below what a held-out image can tell.

@@ -8,11 +8,11 @@ number of components. It tells the held-out fifth from copies with a pasted defe
 recipes (`gladjax.experiments.held_out`), and the number that tells them best wins.
 Beside it stand the likelihood of the held-out images, by which one would choose without
 defects, and what the models give on the test images. That column is a study: it looks
-at test labels, and nothing is chosen by it. Expected: pasted defects ask for as many
-components as images; the likelihood asks for fewer on textures and more where images
-are few.
+at test labels, and nothing is chosen by it. Expected: pasted defects ask for more
+components the more images there are; the likelihood asks for fewer on textures, and for
+more where images are few.
 
-Notation: ``K0`` components to start from, 0 for as many as images
+Notation: ``K0`` components to start from, 0 for one for every 256 cells
 (`gladjax.staged.number`).
 
 Differs from the reference in: (1) the held-out images; (2) the numbers tried.
@@ -179,7 +179,7 @@ def _groups(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def _name(number: int) -> str:
-    return str(number) if number else "as many as images"
+    return str(number) if number else "one for 256 cells"
 
 
 def _numbers(records: Sequence[Record]) -> list[int]:
