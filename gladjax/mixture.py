@@ -341,6 +341,47 @@ def chosen(
     )
 
 
+def completed(mixture: GaussianMixture) -> GaussianMixture:
+    """Gives components of more than ``d / 2`` rows all ``d`` (NumPy arrays).
+
+    The distance of few rows takes three products of matrices (`gladjax.covariance`),
+    that of ``d`` whitening rows one: from ``(sqrt(2) - 1) d`` rows on it is the cheaper
+    one, for more memory. The whitening rows are computed in float64.
+
+    Args:
+      mixture: The mixture, outside of any trace.
+
+    Returns:
+      The same densities, but for rounding.
+    """
+    given = chosen(mixture, np.arange(len(mixture.means)))
+    d = given.means.shape[1]
+    ranks = np.where(2 * given.ranks > d, d, given.ranks).astype(np.int32)
+    offsets = (np.cumsum(ranks) - ranks).astype(np.int32)
+    rows = np.zeros((int(ranks.sum()), d), given.rows.dtype)
+    scales, kept = given.scales.copy(), []
+    begins = np.asarray(inverse_offsets(given))
+    for k, (rank, first) in enumerate(zip(given.ranks, given.offsets, strict=True)):
+        own = given.rows[first : first + rank]
+        if rank == ranks[k]:
+            kept.append(given.inverses[begins[k] : begins[k] + rank**2 * (rank < d)])
+        else:
+            B = own.astype(np.float64)
+            sigma = float(scales[k]) * B.T @ B + float(given.noise[k]) * np.eye(d)
+            own = np.tril(np.linalg.inv(np.linalg.cholesky(sigma)))
+            scales[k] = np.trace(sigma) / d
+        rows[offsets[k] : offsets[k] + ranks[k]] = own
+    inverses = np.concatenate([given.inverses[:0], *kept])
+    return dataclasses.replace(
+        given,
+        rows=rows,
+        inverses=inverses,
+        offsets=offsets,
+        ranks=ranks,
+        scales=scales,
+    )
+
+
 def room(needed: int) -> int:
     """Returns a size that is enough, one of few: a power of two where it is small.
 

@@ -122,7 +122,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     place = np.full(most + 1, -1, np.int32)
     place[order] = np.arange(k)
     info = iteration.reported(np.zeros(k), place[labels], history, converged=converged)
-    return mixture.roomy(mixture.chosen(fitted, order)), info
+    return mixture.chosen(fitted, order), info
 
 
 def number(count: int) -> int:

@@ -55,6 +55,26 @@ def test_costs_in_float32_are_exact_to_rounding(rng):
     np.testing.assert_allclose(COSTS(single, jnp.asarray(x)), expected, 1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-8), (np.float32, 1e-4)])
+def test_completed_components_cost_the_same(x64, rng, dtype, rtol):
+    x, labels = synthetic.clusters(rng, [1, 2, 6, 7, 11, 12, 40], 12)
+    x = x.astype(dtype)
+    few = estimation.maximize(x, labels.astype(np.int32), 7, min_count=1)
+    some = mixture.completed(few)
+    assert sorted(set(few.ranks.tolist())) == [1, 2, 6, 7, 11, 12]
+    assert some.ranks.tolist() == [1, 2, 6, 12, 12, 12, 12]
+    assert len(some.rows) == some.ranks.sum()
+    assert len(some.inverses) == 1 + 4 + 36
+    assert some.rows.dtype == some.scales.dtype == dtype
+    first = some.offsets[3]
+    assert not np.any(np.triu(some.rows[first : first + 12], 1))
+    moments = oracles.maximize(x.astype(np.float64), labels, 7, min_count=1)
+    costs = COSTS(jax.tree.map(jnp.asarray, some), jnp.asarray(x[:20]))
+    expected = oracles.all_costs(x[:20].astype(np.float64), moments)
+    np.testing.assert_allclose(costs, expected, rtol=rtol)
+    jax.tree.map(np.testing.assert_array_equal, mixture.completed(some), some)
+
+
 def test_covariances_are_those_of_the_paper(x64, rng):
     fitted, moments, _ = mixed(rng)
     np.testing.assert_allclose(COVARIANCES(fitted), moments[2], rtol=0, atol=1e-10)

@@ -24,7 +24,7 @@ from gladjax.covariance import Shrinkage
 from gladjax.detector import left_out, tiles
 from gladjax.detector.model import Kept, Layer, Settings
 from gladjax.kmle import KMLEInfo
-from gladjax.mixture import AnyArray, GaussianMixture
+from gladjax.mixture import AnyArray, GaussianMixture, completed
 from gladjax.weights import LabelCounts, LocalWeights, WeightsInfo
 
 
@@ -180,7 +180,7 @@ def fit_mixture(
       part.
     """
     if settings.num_components == 0:
-        return staged.fit(
+        mixture, info = staged.fit(
             key,
             maps,
             valid=keep,
@@ -191,6 +191,7 @@ def fit_mixture(
             shrinkage=shrinkage,
             monitor=monitor,
         )
+        return completed(mixture), info
     draw, key = jax.random.split(key)
     flat, used = maps.reshape(-1, maps.shape[-1]), keep.ravel()
     limit = settings.max_samples
@@ -216,7 +217,7 @@ def fit_mixture(
         labels = np.full(keep.size, -1, np.int32)
         labels[index] = np.asarray(info.labels)
         info = info._replace(labels=labels)
-    return mixture, info
+    return completed(mixture), info
 
 
 def fit_weights(

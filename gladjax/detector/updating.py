@@ -10,7 +10,7 @@ from gladjax.detector import tiles
 from gladjax.detector.fitting import collect, on_grid
 from gladjax.detector.layers import fit_weights
 from gladjax.detector.model import Detector, Images, Kept, Layer, Progress, Settings
-from gladjax.mixture import roomy
+from gladjax.mixture import completed, roomy
 from gladjax.online import Schedule
 
 
@@ -65,7 +65,8 @@ def update(
             shrinkage=shrinkage,
         )
         kept = Kept(statistics, layer.kept.counts)
-        updated = Layer(roomy(mixture), layer.local_weights, layer.prepared, kept)
+        ready = roomy(completed(mixture))
+        updated = Layer(ready, layer.local_weights, layer.prepared, kept)
         layers[name] = _weighed(updated, maps[name], keep, detector.settings)
         if progress is not None:
             progress("update", done, len(detector.layers))
