@@ -309,7 +309,7 @@ def test_the_number_of_components_is_chosen_on_pasted_defects(root, tmp_path):
     assert found[num_components.choose(records)] == max(found.values())
     likely = {r["settings"]["num_components"]: r["held_out"] for r in records}
     by = num_components.LIKELY
-    assert likely[num_components.choose(records, by)] == max(likely.values())
+    assert likely[num_components.choose(records, by=by)] == max(likely.values())
     # Its real defects are the test images; neither looks at them.
     dataset = datasets.mvtec(root, "plate")
     learn, _ = held_out.split(len(dataset.train), seed=0)

@@ -127,7 +127,7 @@ def notes(records: Sequence[Record]) -> str:
     lines = []
     for title, group in [*_groups(records).items(), ("any number of images", records)]:
         if group:
-            best = [f"{_name(choose(group, by))} by {by}" for by in (PASTED, LIKELY)]
+            best = [f"{_name(choose(group, by=by))} by {by}" for by in (PASTED, LIKELY)]
             lines.append(f"With {title}: {', '.join(best)}.")
     lines.append("The column of the test images is a study; nothing is chosen by it.")
     return "\n".join(lines)
@@ -136,7 +136,7 @@ def notes(records: Sequence[Record]) -> str:
 PASTED, LIKELY = "pasted defects", "held-out likelihood"
 
 
-def choose(records: Sequence[Record], by: str = PASTED) -> int:
+def choose(records: Sequence[Record], *, by: str = PASTED) -> int:
     """Returns the number of the best mean.
 
     Args:
