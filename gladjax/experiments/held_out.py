@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gladjax import backbone as backbones
-from gladjax import datasets, detector
+from gladjax import datasets, detector, metrics
 from gladjax.datasets import Dataset
 from gladjax.experiments.evaluation import METRIC_SIZE
 from gladjax.experiments.sources import Maps, Prepare, Source
@@ -155,6 +155,20 @@ RECIPES: dict[str, Callable[[np.random.Generator, Picture, Picture], Picture]] =
 
 SHOWN = ("cut", "displaced", "scar", "spot")
 """Recipes of the studies that choose by pasted defects."""
+
+
+def told(made: Dataset, scores: Float[np.ndarray, " n"]) -> dict[str, float]:
+    """Returns the AUROC of each recipe: the held-out images against their copies.
+
+    Args:
+      made: From `pasted`.
+      scores: Of its test images.
+    """
+    kinds = np.array([record.kind for record in made.test])
+    labels = np.array([record.label for record in made.test])
+    recipes = dict.fromkeys(kinds[labels == 1].tolist())
+    some = {kind: (labels == 0) | (kinds == kind) for kind in recipes}
+    return {kind: metrics.auroc(labels[s], scores[s]) for kind, s in some.items()}
 
 
 def likelihood(

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gladjax import metrics, neighbourhoods
+from gladjax import neighbourhoods
 from gladjax.backbone import Backbone
 from gladjax.experiments import held_out, rows, runner, stages, study
 from gladjax.experiments.held_out import SHOWN
@@ -83,13 +83,10 @@ def _compare(case: Case, full: Backbone, source: Source, seed: int) -> None:
     made, prepare = held_out.pasted(dataset, seed=seed, recipes=SHOWN)
     told = f"pasted {seed}"
     held = rows.features(options, made, full, prepare=prepare, prepared=told)
-    kinds = np.array([record.kind for record in made.test])
-    labels = np.array([record.label for record in made.test])
 
     def pasted(layers: list[str]) -> dict[str, float]:
         scores = rows.glad(held, made, recipe, layers=layers).evaluation.scores
-        chosen = {kind: (labels == 0) | (kinds == kind) for kind in SHOWN}
-        return {k: metrics.auroc(labels[s], scores[s]) for k, s in chosen.items()}
+        return held_out.told(made, scores)
 
     for rule, layers in rules(net).items():
 

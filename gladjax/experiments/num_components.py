@@ -76,11 +76,12 @@ def _visit(case: Case) -> None:
                 order = np.random.default_rng(seed).permutation(count)
                 some = np.sort(order[: images or count])
                 part = sources.subset(source, some, test="test", name=f"of {seed}")
-                _compare(case._replace(dataset=both), part, seed, images)
+                _compare(case, (made, part), seed, images)
 
 
-def _compare(case: Case, source: Source, seed: int, images: int) -> None:
+def _compare(case: Case, shown: tuple[Dataset, Source], seed: int, images: int) -> None:
     """Computes the rows of a seed and a number of images."""
+    made, source = shown
     layers = source.blank.backbone.layers
     for number in case.options.numbers:
         chosen = runner.settings(case.options)
@@ -89,32 +90,29 @@ def _compare(case: Case, source: Source, seed: int, images: int) -> None:
         settings = rows.described(recipe, local=True, layers=layers)
 
         def make(recipe: stages.Recipe = recipe) -> Record:
-            return _record(case.dataset, source, recipe)
+            return _record(case.dataset, made, source, recipe)
 
         study.row(case, f"K0 = {number}", seed, {**settings, "images": images}, make)
 
 
-def _record(both: Dataset, source: Source, recipe: stages.Recipe) -> Record:
+def _record(
+    real: Dataset, made: Dataset, source: Source, recipe: stages.Recipe
+) -> Record:
     """Measures a fit on pasted defects, on real ones, and by likelihood."""
     names = source.blank.backbone.layers
     layers = {name: stages.fit_layer(source, name, recipe) for name in names}
     maps = {name: layer.log_maps for name, layer in layers.items()}
     scores, *_ = sources.summarise(source, maps, shape=METRIC_SIZE)
-    labels = np.array([record.label for record in both.test])
-    kinds = np.array([record.kind for record in both.test])
-    good = int(np.sum(kinds == SHOWN[0]))
-    own = good * (1 + len(SHOWN))
-    found = {}
-    for place, kind in enumerate(SHOWN):
-        of = np.r_[:good, good * (1 + place) : good * (2 + place)]
-        found[kind] = metrics.auroc(labels[of], scores[of])
+    own = len(made.test)
+    good = sum(record.label == 0 for record in made.test)
+    labels = np.array([record.label for record in real.test])
     info = {name: layer.info for name, layer in layers.items()}
     return {
         "num_components": {k: v["num_components"] for k, v in info.items()},
         "fit_seconds": sum(v["seconds"] + v["weights_seconds"] for v in info.values()),
-        "pasted": found,
+        "pasted": held_out.told(made, scores[:own]),
         "held_out": held_out.likelihood(source, layers, first=good),
-        "image_auroc": metrics.auroc(labels[own:], scores[own:]),
+        "image_auroc": metrics.auroc(labels, scores[own:]),
     }
 
 
