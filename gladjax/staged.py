@@ -1,17 +1,17 @@
 """Coarse to fine: a mixture of a subsample, of as many components as it bears.
 
-Neighbouring cells of a feature map are nearly copies, so a mixture of some tens of
-thousands of samples serves as well as one of all (experiments, `num_components`). `fit`
-draws them from all images and runs K-MLE to its stopping rule; where more samples are
-asked for, it goes on with them from there.
+Neighbouring cells of a feature map are nearly copies, so some tens of thousands of
+samples say where the components are. `fit` draws them from all images and runs K-MLE to
+its stopping rule; then it takes one step with more samples, from which covariances of
+many features gain (experiments, "with how many samples").
 
 There is a component for every `CELLS` cells of the maps, to the nearest of `NUMBERS`:
 for every image at the coarsest layer. No label takes part, and no likelihood: held-out
 images ask for too many components where images are few, and for too few on textures
 (experiments, `num_components`).
 
-Arrays have one shape whatever the number of images: samples that are missing are marked
-as such, and components that are not wanted are dead. So one program per layer serves
+Arrays have few shapes whatever the number of images: samples that are missing are
+marked as such, and components that are not wanted are dead. So the same programs serve
 every fit, and a cache of compiled programs serves every later one. A model has the
 shapes of its own number of components, so these are few.
 
@@ -41,6 +41,7 @@ from gladjax.samples import Samples
 from gladjax.steps import Steps
 
 SAMPLES = 32_768  # Samples that a mixture is fitted to first.
+JOINED = 4  # Times as many take part in the last step.
 NUMBERS = (25, 50, 100, 200)  # Of components.
 CELLS = 256  # For each of them.
 SEEDED = 4  # One sample in so many may be a centre, where there are many.
@@ -54,7 +55,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     maps: Float[AnyArray, "m h w d"],
     *,
     valid: Bool[AnyArray, "m h w"] | None = None,
-    max_samples: int = SAMPLES,
+    max_samples: int = JOINED * SAMPLES,
     max_steps: int = 100,
     tolerance: float = 1e-6,
     min_count: int = 2,
@@ -67,8 +68,8 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
       key: Randomness of the subsample and the centres, the only one.
       maps: Feature maps of the training images.
       valid: Samples that count; all by default.
-      max_samples: Samples of the last stage; 0 for all.
-      max_steps: Largest number of steps of a stage.
+      max_samples: Samples of the last step; 0 for all.
+      max_steps: Largest number of steps before that one.
       tolerance: Relative change of the log-likelihood below which to stop.
       min_count: Components of fewer samples are dropped.
       shrinkage: Shrinkage intensity.
@@ -76,7 +77,8 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
 
     Returns:
       The mixture, some components of which may be dead; and what happened in the last
-      stage, its labels those of all samples, -1 where they took no part.
+      stage, but whether the first one converged. Its labels are those of all samples,
+      -1 where they took no part.
 
     Raises:
       ValueError: If there are no samples, or the options do not fit.
@@ -96,7 +98,6 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     loop = partial(
         iteration.iterate,
         dimension=d,
-        max_steps=max_steps,
         tolerance=tolerance,
         monitor=monitor,
         snapshot=_labels_of,
@@ -104,15 +105,16 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     nothing = np.zeros((0, 5))
     steps = Steps(few, most, *options)
     state = steps.estimate(None, labels), labels
-    state, history, converged = loop(steps, state, nothing)
+    state, history, converged = loop(steps, state, nothing, max_steps=max_steps)
     limit = count if max_samples == 0 else min(max_samples, count)
     if limit > len(index):
         # Further samples join, from where the first ones led.
         index = seeding.subsample(more, used, limit)
-        every = samples.gather(features[index], None)._replace(axes=few.axes)
-        state = _rescaled(state[0], every, few), np.full(limit, -1, np.int32)
+        every = _gathered(features, index)._replace(axes=few.axes)
+        start = np.full(slots(limit), -1, np.int32)
         steps = Steps(every, most, *options)
-        state, history, converged = loop(steps, state, nothing)
+        state = _rescaled(state[0], every, few), start
+        state, history, _ = loop(steps, state, nothing, max_steps=1)
     fitted, history = steps.restored(state[0], history)
     labels = np.full(m * h * w, -1, np.int32)
     labels[index] = np.asarray(state[1])[: len(index)]
@@ -144,11 +146,20 @@ def largest(count: int, min_count: int) -> int:
     return iteration.usable(max(NUMBERS), count, min_count)
 
 
+def slots(count: int) -> int:
+    """Returns to how many samples so many are padded, so that few programs do.
+
+    Args:
+      count: Number of samples.
+    """
+    return SAMPLES * max(1, -(-count // SAMPLES))
+
+
 def _gathered(features: AnyArray, index: np.ndarray) -> Samples:
-    """Returns some samples on the device, padded to `SAMPLES`."""
-    missing = SAMPLES - len(index)
-    some = np.pad(np.asarray(features[index]), ((0, missing), (0, 0)))
-    return samples.gather(some, np.arange(SAMPLES) < len(index))
+    """Returns some samples on the device, padded to one of few numbers."""
+    size = slots(len(index))
+    some = np.pad(np.asarray(features[index]), ((0, size - len(index)), (0, 0)))
+    return samples.gather(some, np.arange(size) < len(index))
 
 
 def _rescaled(fitted: GaussianMixture, new: Samples, old: Samples) -> GaussianMixture:

@@ -69,6 +69,8 @@ def test_more_samples_join_and_make_unseen_images_likelier(rng):
     )
     assert (few[1].labels >= 0).sum() == SAMPLES
     assert (all_[1].labels >= 0).sum() == 24 * 256
+    assert len(all_[1].log_likelihood) == 1
+    assert all_[1].converged is few[1].converged
     costs = [assign.nearest(model, unseen)[1].mean() for model, _ in (few, all_)]
     assert costs[1] < costs[0]
 
@@ -96,14 +98,15 @@ def test_an_unusual_scale_changes_nothing_but_the_scale(rng):
     np.testing.assert_allclose(far.means, np.asarray(one.means) * 2.0**40, rtol=1e-5)
 
 
-def test_the_number_of_images_makes_no_new_program(rng):
-    staged.fit(jax.random.key(0), maps(rng, images=10), max_samples=SAMPLES)
+@pytest.mark.parametrize(("one", "other", "limit"), [(10, 13, SAMPLES), (18, 23, 0)])
+def test_the_number_of_images_makes_no_new_program(rng, one, other, limit):
+    staged.fit(jax.random.key(0), maps(rng, images=one), max_samples=limit)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **more: compiled.append((name, more))
     )
     try:
-        staged.fit(jax.random.key(1), maps(rng, images=13), max_samples=SAMPLES)
+        staged.fit(jax.random.key(1), maps(rng, images=other), max_samples=limit)
     finally:
         jax.monitoring.clear_event_listeners()
     assert not [one for one in compiled if "backend_compile" in one[0]]

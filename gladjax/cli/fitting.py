@@ -110,7 +110,8 @@ decisions. The paper's settings take minutes: `--paper`."""
     "--max-samples",
     type=click.IntRange(0),
     help=f"Features per layer that the mixture is fitted to, 0 for all; "
-    f"{Settings.max_samples} by default.",
+    f"{Settings.max_samples} by default, and four times as many in the last step "
+    "where the number of components is the default.",
 )
 @click.option(
     "--local-weights",

@@ -29,7 +29,6 @@ from gladjax.covariance import Shrinkage
 from gladjax.detector.inference import read_off
 from gladjax.detector.model import Detector, Settings
 from gladjax.mixture import GaussianMixture
-from gladjax.staged import SAMPLES
 from gladjax.steps import Steps
 
 FOLDS = 10  # Parts of the images that are left out in turn, where there are enough.
@@ -118,7 +117,7 @@ def log_maps(
     k, folds = len(fitted.means), np.unique(places[places >= 0]).tolist()
     own, where = labels
     index = np.flatnonzero(own >= 0)
-    missing = max(SAMPLES - len(index), 0)
+    missing = staged.slots(len(index)) - len(index)
     given = samples.gather(
         np.pad(maps.reshape(-1, d)[index], ((0, missing), (0, 0))),
         np.arange(len(index) + missing) < len(index),

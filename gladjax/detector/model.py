@@ -36,8 +36,9 @@ class Settings:
       tolerance: Relative change of the log-likelihood that ends both. The default is
         below what a held-out image can tell.
       min_count: Components of fewer samples are dropped.
-      max_samples: Samples per layer that the mixture is fitted to; 0 for all. Local
-        weights are always of all.
+      max_samples: Samples per layer that the mixture is fitted to; 0 for all. Where the
+        number of components is not given, the last step takes four times as many
+        (`gladjax.staged`). Local weights are always of all.
       local: Whether weights are local; without, the global ones hold everywhere.
       min_kept: Share of what local weights tell of the images learnt from that must
         hold for images left out; below it the weights are global. Looked at where up to
