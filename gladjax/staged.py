@@ -90,7 +90,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     iteration.check_fit(1, count, max_steps, tolerance, min_count)
     draw, seed, more = jax.random.split(key, 3)
     index = seeding.subsample(draw, used, SAMPLES)
-    few = _gathered(features, index)
+    few = gathered(features, index)
     most = largest(count, min_count)
     options = (min_count, shrinkage)
     k = min(most, number(count))
@@ -110,7 +110,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     if limit > len(index):
         # Further samples join, from where the first ones led.
         index = seeding.subsample(more, used, limit)
-        every = _gathered(features, index)._replace(axes=few.axes)
+        every = gathered(features, index)._replace(axes=few.axes)
         start = np.full(slots(limit), -1, np.int32)
         steps = Steps(every, most, *options)
         state = _rescaled(state[0], every, few), start
@@ -155,8 +155,13 @@ def slots(count: int) -> int:
     return SAMPLES * max(1, -(-count // SAMPLES))
 
 
-def _gathered(features: AnyArray, index: np.ndarray) -> Samples:
-    """Returns some samples on the device, padded to one of few numbers."""
+def gathered(features: AnyArray, index: np.ndarray) -> Samples:
+    """Returns some samples on the device, padded to one of few numbers (`slots`).
+
+    Args:
+      features: All samples.
+      index: Which of them.
+    """
     size = slots(len(index))
     some = np.pad(np.asarray(features[index]), ((0, size - len(index)), (0, 0)))
     return samples.gather(some, np.arange(size) < len(index))

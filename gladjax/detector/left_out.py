@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from gladjax import devices, mixture, programs, samples, scoring, staged, weights
+from gladjax import devices, mixture, programs, scoring, staged, weights
 from gladjax.covariance import Shrinkage
 from gladjax.detector.inference import read_off
 from gladjax.detector.model import Detector, Settings
@@ -117,11 +117,8 @@ def log_maps(
     k, folds = len(fitted.means), np.unique(places[places >= 0]).tolist()
     own, where = labels
     index = np.flatnonzero(own >= 0)
-    missing = staged.slots(len(index)) - len(index)
-    given = samples.gather(
-        np.pad(maps.reshape(-1, d)[index], ((0, missing), (0, 0))),
-        np.arange(len(index) + missing) < len(index),
-    )
+    given = staged.gathered(maps.reshape(-1, d), index)
+    missing = len(given.used) - len(index)
     fold = np.pad(places[index // (h * w)], (0, missing), constant_values=-1)
     label = np.pad(own[index], (0, missing), constant_values=-1)
     room = len(fitted.rows), len(fitted.inverses)
