@@ -50,6 +50,7 @@ class Sizes(NamedTuple):
       elements: Numbers that a batch of blocks gathers at most.
       factored: Numbers of a batch of matrices that are factored together.
       together: Whether images are scored together, rather than one after the other.
+      group: Images of a stream that are scored by one program.
     """
 
     whole: int
@@ -65,6 +66,7 @@ class Sizes(NamedTuple):
     elements: int
     factored: int
     together: bool
+    group: int
 
 
 CPU = Sizes(
@@ -81,6 +83,7 @@ CPU = Sizes(
     elements=1 << 20,
     factored=1 << 17,
     together=False,
+    group=8,
 )
 ACCELERATOR = Sizes(
     whole=32,
@@ -96,6 +99,7 @@ ACCELERATOR = Sizes(
     elements=1 << 25,
     factored=1 << 25,
     together=True,
+    group=32,
 )
 _override: ContextVar[str | None] = ContextVar("platform", default=None)
 _first: list[int] = []  # The process in which JAX ran first.

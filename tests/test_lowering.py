@@ -38,6 +38,7 @@ OWN = {"cpu": ("lapack_",), "cuda": ("cu",), "rocm": ("hip",), "tpu": ("Eigh",)}
 N, K, D = 400_009, 211, 67  # Samples are more than the chunk of any device.
 M, GRID, COMPONENTS = 2003, (8, 8), 1009  # Images whose samples are more, too.
 SIZE = (32, 32)
+WHOLE = 24  # Features of which bounds take all.
 IMAGES, FRAME, PHOTO = 11, (97, 89), (83, 101)
 ROOM = 1 << 20  # Numbers of the inverses.
 
@@ -80,12 +81,12 @@ def faults(text, platform, most):
 
 
 @functools.cache
-def mixture_of(count, num_components):
+def mixture_of(count, num_components, *, d=D):
     """The shapes of a mixture that is fitted to so many samples."""
-    room = (min(count, num_components * D), ROOM)
+    room = (min(count, num_components * d), ROOM)
     return jax.eval_shape(
         lambda *args: estimation.maximize(*args, num_components, room=room),
-        of((count, D)),
+        of((count, d)),
         of((count,), jnp.int32),
     )
 
@@ -233,8 +234,14 @@ def test_batch_scoring_lowers(platform):
     }
     for name, text in programs.items():
         assert not faults(text, platform, M * count * COMPONENTS), name
-    # Together on an accelerator, one image after the other on a CPU.
-    assert in_chunks(programs["maps"], platform) == (platform != "cpu")
+    assert in_chunks(programs["maps"], platform)
+    # Where bounds are the costs, a CPU takes one image after the other.
+    narrow = mixture_of(M * count, COMPONENTS, d=WHOLE)
+    prepared = jax.eval_shape(prepare, narrow, of((COMPONENTS, count)))
+    few = of((M, *GRID, WHOLE))
+    text = lowered(scoring.log_prob_maps, platform, narrow, prepared, few)
+    assert not faults(text, platform, M * count * COMPONENTS)
+    assert in_chunks(text, platform) == (platform != "cpu")
 
 
 def test_alignment_lowers(platform):

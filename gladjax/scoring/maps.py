@@ -172,7 +172,9 @@ def log_prob_maps(
     m, h, w, d = features.shape
     samples = jnp.asarray(features).astype(mixture.means.dtype).reshape(-1, d)
     fixed, chunk = prepared.addends, h * w
-    if devices.sizes().together:
+    # On a CPU images go together where they share a pass over the components' rows.
+    exact = prepared.bounds.coordinates.basis.shape[1] == d
+    if devices.sizes().together or not exact:
         fixed, chunk = assign.by_images(fixed, samples.shape[0])
 
     def visit(own: Array) -> tuple[Array, tuple[()]]:
