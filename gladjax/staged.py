@@ -55,7 +55,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     maps: Float[AnyArray, "m h w d"],
     *,
     valid: Bool[AnyArray, "m h w"] | None = None,
-    max_samples: int = JOINED * SAMPLES,
+    max_samples: int = SAMPLES,
     max_steps: int = 100,
     tolerance: float = 1e-6,
     min_count: int = 2,
@@ -68,7 +68,8 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
       key: Randomness of the subsample and the centres, the only one.
       maps: Feature maps of the training images.
       valid: Samples that count; all by default.
-      max_samples: Samples of the last step; 0 for all.
+      max_samples: Samples of the steps, at most `SAMPLES`; `JOINED` times as many as
+        are asked for take part in the last one, all of them for 0.
       max_steps: Largest number of steps before that one.
       tolerance: Relative change of the log-likelihood below which to stop.
       min_count: Components of fewer samples are dropped.
@@ -76,9 +77,8 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
       monitor: Called after every step.
 
     Returns:
-      The mixture, some components of which may be dead; and what happened in the last
-      stage, but whether the first one converged. Its labels are those of all samples,
-      -1 where they took no part.
+      The mixture, some components of which may be dead; and what happened, the last
+      step included. Its labels are those of all samples, -1 where they took no part.
 
     Raises:
       ValueError: If there are no samples, or the options do not fit.
@@ -89,7 +89,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     count = int(used.sum())
     iteration.check_fit(1, count, max_steps, tolerance, min_count)
     draw, seed, more = jax.random.split(key, 3)
-    index = seeding.subsample(draw, used, SAMPLES)
+    index = seeding.subsample(draw, used, min(max_samples or SAMPLES, SAMPLES))
     few = gathered(features, index)
     most = largest(count, min_count)
     options = (min_count, shrinkage)
@@ -106,9 +106,11 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
     steps = Steps(few, most, *options)
     state = steps.estimate(None, labels), labels
     state, history, converged = loop(steps, state, nothing, max_steps=max_steps)
-    limit = count if max_samples == 0 else min(max_samples, count)
+    limit = count if max_samples == 0 else min(JOINED * max_samples, count)
+    past = nothing
     if limit > len(index):
         # Further samples join, from where the first ones led.
+        past = steps.restored(state[0], history)[1]
         index = seeding.subsample(more, used, limit)
         every = gathered(features, index)._replace(axes=few.axes)
         start = np.full(slots(limit), -1, np.int32)
@@ -116,6 +118,7 @@ def fit(  # noqa: PLR0913 - the parameters of K-MLE
         state = _rescaled(state[0], every, few), start
         state, history, _ = loop(steps, state, nothing, max_steps=1)
     fitted, history = steps.restored(state[0], history)
+    history = np.concatenate([past, history])
     labels = np.full(m * h * w, -1, np.int32)
     labels[index] = np.asarray(state[1])[: len(index)]
     # The living ones first, in their order; labels are told anew.

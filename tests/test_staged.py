@@ -31,7 +31,7 @@ def test_there_is_a_component_for_every_256_cells(rng, images, number):
     x = maps(rng, images=images)
     fitted, info = staged.fit(jax.random.key(0), x, max_samples=SAMPLES)
     assert len(fitted.means) == staged.number(images * 256) == number
-    assert (info.labels >= 0).sum() == min(SAMPLES, images * 256)
+    assert (info.labels >= 0).sum() == min(staged.JOINED * SAMPLES, images * 256)
     assert info.converged
 
 
@@ -46,7 +46,7 @@ def test_few_samples_get_no_more_components_than_they_bear(rng):
 
 def test_labels_are_of_the_samples_that_took_part(rng):
     x = maps(rng)
-    fitted, info = staged.fit(jax.random.key(0), x, max_samples=SAMPLES)
+    fitted, info = staged.fit(jax.random.key(0), x, max_samples=SAMPLES // 4)
     took = info.labels >= 0
     assert took.sum() == SAMPLES
     alive = np.isfinite(np.asarray(fitted.log_weights))
@@ -60,19 +60,33 @@ def test_labels_are_of_the_samples_that_took_part(rng):
         np.testing.assert_allclose(fitted.means[k], mean, atol=1e-4)
 
 
-def test_more_samples_join_and_make_unseen_images_likelier(rng):
+def test_more_samples_join_and_make_unseen_images_likelier(rng, monkeypatch):
     x = maps(rng, images=30, clusters=12, spread=1.0, d=6)
     unseen = x[24:].reshape(-1, 6)
-    few, all_ = (
-        staged.fit(jax.random.key(0), x[:24], max_samples=limit)
-        for limit in (SAMPLES, 0)
-    )
+    all_ = staged.fit(jax.random.key(0), x[:24], max_samples=0)
+    monkeypatch.setattr(staged, "JOINED", 1)
+    few = staged.fit(jax.random.key(0), x[:24], max_samples=SAMPLES)
     assert (few[1].labels >= 0).sum() == SAMPLES
     assert (all_[1].labels >= 0).sum() == 24 * 256
-    assert len(all_[1].log_likelihood) == 1
+    steps = len(few[1].log_likelihood)
+    assert len(all_[1].log_likelihood) == steps + 1
+    before = all_[1].log_likelihood[:steps]
+    np.testing.assert_array_equal(before, few[1].log_likelihood)
     assert all_[1].converged is few[1].converged
     costs = [assign.nearest(model, unseen)[1].mean() for model, _ in (few, all_)]
     assert costs[1] < costs[0]
+
+
+def test_no_more_samples_are_used_than_asked_for(rng):
+    used = []
+    staged.fit(
+        jax.random.key(0),
+        maps(rng),
+        max_samples=300,
+        monitor=lambda snapshot: used.append((snapshot.labels >= 0).sum()),
+    )
+    assert used[-1] == staged.JOINED * 300
+    assert set(used[:-1]) == {300}
 
 
 def test_samples_that_do_not_count_have_no_part(rng):
@@ -93,9 +107,12 @@ def test_the_same_key_gives_the_same_mixture(rng):
 
 def test_an_unusual_scale_changes_nothing_but_the_scale(rng):
     x = maps(rng)
-    one = staged.fit(jax.random.key(0), x)[0]
-    far = staged.fit(jax.random.key(0), x * np.float32(2.0**40))[0]
+    one, one_info = staged.fit(jax.random.key(0), x)
+    far, far_info = staged.fit(jax.random.key(0), x * np.float32(2.0**40))
     np.testing.assert_allclose(far.means, np.asarray(one.means) * 2.0**40, rtol=1e-5)
+    less = x.shape[-1] * 40 * np.log(2.0)
+    likelihood = one_info.log_likelihood - less
+    np.testing.assert_allclose(far_info.log_likelihood, likelihood, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("one", "other", "limit"), [(10, 13, SAMPLES), (18, 23, 0)])

@@ -184,7 +184,7 @@ def fit_mixture(
             key,
             maps,
             valid=keep,
-            max_samples=staged.JOINED * settings.max_samples,
+            max_samples=settings.max_samples,
             max_steps=settings.max_steps,
             tolerance=settings.tolerance,
             min_count=settings.min_count,
