@@ -12,15 +12,13 @@ Differs from the reference in: there is none.
 Reference: there is none.
 """
 
-import collections
-import concurrent.futures
-import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar, overload
 
 from gladjax.images.headers import ImageError
+from gladjax.images.pipes import arriving
 from gladjax.images.pixels import read
 
 T = TypeVar("T")
@@ -89,22 +87,9 @@ def outcomes(sequence: Sequence[T], *, depth: int = 4) -> Iterator[T | ImageErro
     Raises:
       ValueError: If the depth is below 1.
     """
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, not {depth}")
-    pool = concurrent.futures.ThreadPoolExecutor(min(depth, 1 + (os.cpu_count() or 1)))
-    try:
-        ahead = (pool.submit(sequence.__getitem__, i) for i in range(len(sequence)))
-        waiting = collections.deque(itertools.islice(ahead, depth))
-        while waiting:
-            future = waiting.popleft()
-            try:
-                outcome = future.result()
-            except ImageError as error:
-                outcome = error
-            waiting.extend(itertools.islice(ahead, 1))
-            yield outcome
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    index = range(len(sequence))
+    for _, outcome in arriving(index, read=sequence.__getitem__, depth=depth):
+        yield outcome
 
 
 def prefetch(sequence: Sequence[T], *, depth: int = 4) -> Iterator[T]:
