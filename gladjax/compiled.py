@@ -17,10 +17,11 @@ Reference: there is none.
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import pickle
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -100,20 +101,28 @@ def write(path: Path, program: Any, count: int) -> None:  # noqa: ANN401
             file.write(_seal(path, data) + data)
 
 
-def noted(path: Path) -> list[Path]:
-    """Returns the programs of a list that are there."""
+def noted(path: Path) -> tuple[list[Path], dict[str, Any]]:
+    """Returns the programs of a list that are there, and what else it says."""
     try:
-        names = path.read_text().split()
-    except (OSError, UnicodeDecodeError):
-        return []
+        found = json.loads(path.read_bytes())
+        names, notes = list(found["programs"]), dict(found["notes"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return [], {}
     known = {one.name: one for one in path.parent.glob(f"*{ENDING}")}
-    return [known[name] for name in names if name in known]
+    return [known[name] for name in names if name in known], notes
 
 
-def note(path: Path, programs: Sequence[Path]) -> None:
-    """Writes a list of programs, if it can be."""
+def note(path: Path, programs: Iterable[Path], notes: dict[str, Any]) -> None:
+    """Writes a list of programs, if it can be.
+
+    Args:
+      path: The list.
+      programs: The programs.
+      notes: What else it says, as JSON allows.
+    """
+    found = {"programs": [one.name for one in programs], "notes": notes}
     with contextlib.suppress(OSError), files.atomic(path, mode="w") as file:
-        file.write("\n".join(one.name for one in programs))
+        json.dump(found, file)
 
 
 def _seal(path: Path, data: bytes) -> bytes:

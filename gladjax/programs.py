@@ -32,15 +32,17 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import math
 import os
 import platform
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -58,7 +60,7 @@ _DEBUGGING = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs")
 _running = threading.RLock()  # Held while a program factors matrices.
 _compiling = threading.Lock()
 _ahead: list[compiled.Ahead] = []  # What is read while a command runs.
-_used: dict[Path, None] = {}
+_used: dict[Path, float] = {}  # And how long each took to compile.
 
 
 class Program:
@@ -142,10 +144,12 @@ class Program:
             return None
         digest = hashlib.sha256(words.encode()).hexdigest()
         path = folder / f"{self.function.__name__}-{digest}{compiled.ENDING}"
-        _used[path] = None
+        _used.setdefault(path, 0.0)
         program = (_ahead[-1] if _ahead else compiled).read(path)
         if program is None:
+            before = time.perf_counter()
             program = _compiled(self._flat(tree, static, leaves), leaves)
+            _used[path] = time.perf_counter() - before
             compiled.write(path, program, len(leaves))
         return program
 
@@ -161,8 +165,25 @@ class Program:
         return jax.jit(function, donate_argnums=donated, keep_unused=self._keep_unused)
 
 
+class Last(NamedTuple):
+    """What is known of the last time.
+
+    Attributes:
+      programs: How many programs it used that are there.
+      notes: What the block has noted, and may note, as JSON allows.
+    """
+
+    programs: int
+    notes: dict[str, Any]
+
+
+def compiling() -> float:
+    """Returns how long programs were compiled since `as_last_time`, in seconds."""
+    return math.fsum(_used.values())
+
+
 @contextlib.contextmanager
-def as_last_time(command: str) -> Iterator[None]:
+def as_last_time(command: str) -> Iterator[Last]:
     """Reads the programs that a command used the last time while the block runs.
 
     Where it ends well, those that it used are noted for the next time.
@@ -175,15 +196,16 @@ def as_last_time(command: str) -> Iterator[None]:
     with contextlib.suppress(_UnknownError):
         words = _environment() if folder is not None and _usual() else ""
     if folder is None or not words:
-        yield
+        yield Last(0, {})
         return
     digest = hashlib.sha256(words.encode()).hexdigest()
     place = folder / f"{command}-{digest}{compiled.LIST}"
     _used.clear()
-    _ahead.append(compiled.Ahead(compiled.noted(place)))
+    paths, notes = compiled.noted(place)
+    _ahead.append(compiled.Ahead(paths))
     try:
-        yield
-        compiled.note(place, list(_used))
+        yield Last(len(paths), notes)
+        compiled.note(place, _used, notes)
     finally:
         _ahead.pop().stop()
 

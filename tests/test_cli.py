@@ -15,7 +15,7 @@ import pytest
 import tiny
 from click.testing import CliRunner
 
-from gladjax import backbone, cli, datasets, detector, images, io
+from gladjax import backbone, cli, compiled, datasets, detector, images, io
 from gladjax.cli import calibration, inputs, options
 
 FEW = ["--num-components", "4", "--quiet"]
@@ -142,12 +142,16 @@ def test_too_few_images_for_the_rate_warn_and_succeed(category, tmp_path):
     """1 % needs 99 images: the file is written, the decision is left open."""
     process = subprocess.run(
         [sys.executable, "-c", DRIVER, "fit", str(category / "train"), "--out",
-         str(tmp_path / "m"), "--false-positive-rate", "0.01", *FEW],
+         str(tmp_path / "m"), "--false-positive-rate", "0.01", *FEW[:-1]],
         capture_output=True, text=True, env=environment(), check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert "warning: a false-positive rate of 0.01 needs 99" in process.stderr
     assert io.describe(tmp_path / "m").threshold is None
+    assert "\n12 images: " in f"\n{process.stderr}"  # How long it will take,
+    folder = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    (known,) = folder.glob(f"fit-*{compiled.LIST}")  # and how long it took.
+    assert any("12" in fit for fit in compiled.noted(known)[1].values())
 
 
 DRIVER = """

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import json
 import pathlib
 import subprocess
 import sys
@@ -223,7 +224,7 @@ def test_a_command_reads_ahead_what_it_used_the_last_time(folder, monkeypatch):
         return [float(program(np.ones(n, np.float32)).sum()) for n in sizes]
 
     assert command(2, 3) == [4, 6]
-    assert len(compiled.noted(listed(folder))) == 2
+    assert len(compiled.noted(listed(folder))[0]) == 2
     threads = {}
     plain = compiled.read
 
@@ -235,7 +236,7 @@ def test_a_command_reads_ahead_what_it_used_the_last_time(folder, monkeypatch):
     forget()
     with programs.as_last_time("double"):
         programs._ahead[-1]._pool.shutdown()  # Until all of them are read.
-        assert set(threads) == set(compiled.noted(listed(folder)))
+        assert set(threads) == set(compiled.noted(listed(folder))[0])
         assert threading.main_thread() not in threads.values()
         threads.clear()
         assert program(np.ones(3, np.float32)).sum() == 6
@@ -243,11 +244,11 @@ def test_a_command_reads_ahead_what_it_used_the_last_time(folder, monkeypatch):
         assert program(np.ones(4, np.float32)).sum() == 8  # It is not in the list.
         assert list(threads.values()) == [threading.main_thread()]
     assert not programs._ahead
-    assert len(compiled.noted(listed(folder))) == 2  # Of 3 and 4.
+    assert len(compiled.noted(listed(folder))[0]) == 2  # Of 3 and 4.
     forget()
     assert command(4, 3, 2) == [8, 6, 4]
     assert not traced
-    assert len(compiled.noted(listed(folder))) == 3
+    assert len(compiled.noted(listed(folder))[0]) == 3
 
 
 def test_what_is_not_begun_is_not_waited_for(folder):
@@ -258,7 +259,7 @@ def test_what_is_not_begun_is_not_waited_for(folder):
     held = threading.Event()
     for _ in range(compiled.THREADS):
         ahead._pool.submit(held.wait)
-    (path,) = compiled.noted(listed(folder))
+    (path,) = compiled.noted(listed(folder))[0]
     ahead._jobs[path] = ahead._pool.submit(pytest.fail)
     assert ahead.read(path)(np.float32(3)) == 6
     held.set()
@@ -281,24 +282,49 @@ def test_only_programs_of_the_folder_are_read_ahead(folder, tmp_path):
     cache.loaded.clear()
     with programs.as_last_time("double"):
         program(np.float32(1))
-    (kept,) = compiled.noted(listed(folder))
+    (kept,) = compiled.noted(listed(folder))[0]
     (tmp_path / kept.name).write_bytes(kept.read_bytes())
     names = [f"../{kept.name}", str(tmp_path / kept.name), "missing.program", kept.name]
-    listed(folder).write_text("\n".join(names))
-    assert compiled.noted(listed(folder)) == [kept]
+    listed(folder).write_text(json.dumps({"programs": names, "notes": {}}))
+    assert compiled.noted(listed(folder))[0] == [kept]
     listed(folder).write_bytes(b"\xff\x00")
-    assert compiled.noted(listed(folder)) == []
+    assert compiled.noted(listed(folder))[0] == []
     cache.loaded.clear()
     with programs.as_last_time("double"):
         assert program(np.float32(1)) == 2
-    assert compiled.noted(listed(folder)) == [kept]
+    assert compiled.noted(listed(folder))[0] == [kept]
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"programs": 3}', "{", "\ud800"])
+def test_a_damaged_list_says_nothing(folder, text):
+    path = folder / f"double{compiled.LIST}"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    assert compiled.noted(path) == ([], {})
+
+
+def test_a_command_finds_its_notes(folder):
+    program = programs.Program(double)
+    with programs.as_last_time("double") as last:
+        assert (last.programs, last.notes) == (0, {})
+        program(np.float32(1))
+        first = programs.compiling()
+        last.notes["told"] = {"30": 1.5}
+    assert first > 0
+    with programs.as_last_time("double") as last:
+        assert (last.programs, last.notes) == (1, {"told": {"30": 1.5}})
+        assert programs.compiling() == 0
+        forget()
+        program(np.float32(1))
+        assert programs.compiling() == 0  # It was read.
+    with programs.as_last_time("double") as last:
+        assert last.notes == {"told": {"30": 1.5}}
 
 
 def test_a_damaged_program_that_is_read_ahead_is_compiled_again(folder):
     program = programs.Program(double)
     with programs.as_last_time("double"):
         program(np.float32(1))
-    (kept,) = compiled.noted(listed(folder))
+    (kept,) = compiled.noted(listed(folder))[0]
     kept.write_bytes(kept.read_bytes()[:-1])
     forget()
     with programs.as_last_time("double"):

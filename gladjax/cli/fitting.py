@@ -14,6 +14,7 @@ from gladjax import backbone as backbones
 from gladjax.backbone import Backbone
 from gladjax.cli import inputs, options, reading, sizing
 from gladjax.cli.calibration import Work, calibrated
+from gladjax.cli.forecast import Forecast
 from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
 from gladjax.detector import Detector, Settings
@@ -141,7 +142,6 @@ decisions. The paper's settings take minutes: `--paper`."""
 @options.max_pixels
 @options.force
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-@programs.as_last_time("fit")
 def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
     """Learn from IMAGES of good products, and write a model.
 
@@ -158,7 +158,10 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         image_size=chosen["image_size"],
     )
     key_align, key_split, key_fit = jax.random.split(jax.random.key(chosen["seed"]), 3)
-    with Progress(quiet=chosen["quiet"]) as progress:
+    with (
+        programs.as_last_time("fit") as last,
+        Progress(quiet=chosen["quiet"]) as progress,
+    ):
         new = reading.readable(found, strict=chosen["strict"], progress=progress)
         paths, num_bad = new.paths, new.num_bad
         if chosen["image_size"] is None:
@@ -171,12 +174,16 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
             paths = [paths[first], *paths[:first], *paths[first + 1 :]]
         settings = _settings(chosen, motion)
         mask = reading.mask(chosen["mask"], network, new.facts)
+        forecast = Forecast(last, network, settings, chosen["calibration"])
+        if not chosen["quiet"]:
+            say(forecast.words(len(paths)), err=True)
         work = Work(
             key_fit, network, settings, mask, read, read(paths[0]) if motion else None
         )
         fitted, how = calibrated(
             key_split, paths, work, chosen["calibration"], chosen["rate"], progress
         )
+        forecast.note(len(paths), time.perf_counter() - begun)
     assert work.info is not None
     notes = {
         "num_images": len(paths),

@@ -1,0 +1,87 @@
+"""How long a fit will take: as long as the last of its kind, or as is typical."""
+
+import hashlib
+from typing import Any
+
+from gladjax.backbone import Backbone
+from gladjax.detector import Settings
+from gladjax.programs import Last, compiling
+
+TYPICAL = "efficientnet_lite0", (256, 256)
+START, EACH = 7.0, 0.085  # Seconds of a fit and of an image, experiments/performance.
+COMPILING = 30.0  # Seconds, where nothing is kept of a fit before.
+KEPT = 16  # Fits that are remembered.
+
+
+class Forecast:
+    """What is known of fits of one kind: network, settings, calibration.
+
+    Args:
+      last: What is known of the last fits on this machine.
+      network: The backbone.
+      settings: Everything that is a number.
+      calibration: Where the threshold comes from.
+    """
+
+    def __init__(
+        self, last: Last, network: Backbone, settings: Settings, calibration: str
+    ) -> None:
+        """Looks up what is known."""
+        known = network.name, tuple(network.image_size)
+        kind = repr((known, settings, calibration))
+        self._kind = hashlib.sha256(kind.encode()).hexdigest()[:16]
+        usual = settings == Settings() and calibration == "left-out"
+        self._typical = usual and known == TYPICAL
+        self._last, self._seconds = last, {}
+        noted = last.notes.get(self._kind)
+        for count, seconds in noted.items() if isinstance(noted, dict) else ():
+            if count.isdecimal() and isinstance(seconds, float) and seconds > 0:
+                self._seconds[int(count)] = seconds
+
+    def seconds(self, count: int) -> float | None:
+        """Returns how long a fit will take, to about a factor of two.
+
+        Args:
+          count: Number of images.
+
+        Returns:
+          Seconds; None for a kind of fit of which nothing is known.
+        """
+        first = COMPILING if self._last.programs == 0 else 0.0
+        if self._seconds:
+            near = min(self._seconds, key=lambda n: abs(n - count))
+            return self._seconds[near] * _typical(count) / _typical(near) + first
+        return _typical(count) + first if self._typical else None
+
+    def words(self, count: int) -> str:
+        """Says so in a line.
+
+        Args:
+          count: Number of images.
+        """
+        expected = self.seconds(count)
+        if expected is None:
+            return f"{count} images: how long it takes is known after the first time"
+        unit = "s" if expected < 100 else "min"
+        value = expected if unit == "s" else expected / 60
+        once = ", most of it compiling, once" if self._last.programs == 0 else ""
+        return f"{count} images: about {value:.0f} {unit}{once}"
+
+    def note(self, count: int, seconds: float) -> None:
+        """Notes a fit for the next forecast.
+
+        Args:
+          count: Number of images.
+          seconds: How long it has taken.
+        """
+        notes: dict[str, Any] = self._last.notes
+        own = {str(n): t for n, t in self._seconds.items() if n != count}
+        own[str(count)] = max(seconds - compiling(), 0.1)
+        notes.pop(self._kind, None)
+        notes[self._kind] = dict(list(own.items())[-KEPT:])
+        for kind in list(notes)[:-KEPT]:
+            del notes[kind]
+
+
+def _typical(count: int) -> float:
+    return START + EACH * count
