@@ -20,6 +20,7 @@ Differs from the reference in: nothing that shows; the paper computes all the co
 from gladjax.assign.bounds import Bounds as Bounds
 from gladjax.assign.bounds import Coordinates as Coordinates
 from gladjax.assign.bounds import coordinates as coordinates
+from gladjax.assign.bounds import first as first
 from gladjax.assign.bounds import lower as lower
 from gladjax.assign.bounds import lower_of_pairs as lower_of_pairs
 from gladjax.assign.bounds import monomials as monomials
@@ -54,6 +55,7 @@ __all__ = [
     "constants",
     "coordinates",
     "distances_of_pairs",
+    "first",
     "listed",
     "lower",
     "lower_of_pairs",

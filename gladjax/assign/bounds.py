@@ -139,6 +139,25 @@ class Bounds(NamedTuple):
     ids: Int[Array, " k"] | None = None
 
 
+def first(bounds: Bounds, count: int) -> Bounds:
+    """Returns the bounds of the first components, outside of any trace.
+
+    Args:
+      bounds: Those of all, lowered for rounding: none is `precise`.
+      count: How many, the last living one among them.
+    """
+
+    def cut(of: Array) -> Array:  # Without a program.
+        return jnp.asarray(np.asarray(of)[:count])
+
+    fine = bounds.fine
+    return bounds._replace(
+        coefficients=cut(bounds.coefficients),
+        margin=cut(bounds.margin),
+        fine=fine and Fine(fine.coordinates, *map(cut, fine[1:])),
+    )
+
+
 def among(bounds: Bounds, ids: Int[Array, " w"]) -> Bounds:
     """Returns the bounds of some components.
 

@@ -12,11 +12,12 @@ from jaxtyping import Array, Bool, Float, Int
 from gladjax import assign, iteration, programs, samples
 from gladjax.assign import Bounds
 from gladjax.iteration import Row
-from gladjax.mixture import AnyArray, GaussianMixture, roomy
+from gladjax.mixture import AnyArray, GaussianMixture, extended, roomy
 from gladjax.weights.bands import IMAGES, around, band, filled
 from gladjax.weights.local import LabelCounts, LocalWeights, disc, listed, stacked
 
 TOGETHER = 8  # The number of components is a multiple of it: few programs.
+BOUNDED = 200  # That of those that are bounded, as in the fits of `gladjax.staged`.
 
 
 class WeightsInfo(NamedTuple):
@@ -128,6 +129,8 @@ def fit_info(  # noqa: PLR0913 - the options of `fit`, and what is known before
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
     dtype = np.dtype(mixture.means.dtype)
+    missing = -len(mixture.means) % BOUNDED
+    bounded = roomy(extended(mixture, len(mixture.means) + missing))
     mixture = jax.tree.map(jnp.asarray, roomy(mixture, together=TOGETHER))
     used = np.ones((m, h, w), bool) if valid is None else np.asarray(valid)
     bands = [slice(a, a + band(h, w)) for a in range(0, h, band(h, w))]
@@ -137,7 +140,12 @@ def fit_info(  # noqa: PLR0913 - the options of `fit`, and what is known before
                 raise ValueError("features of samples that count must be finite")
     none = np.full((m, h, w), -1, np.int32)
     guess = none if start is None else np.asarray(start)
-    steps = _Steps(mixture, features, used, guess, (radius, prior, before), bands)
+    flat, count = features.reshape(-1, d), len(mixture.means)
+    few, counted = samples.few(flat, used.ravel())
+    axes = samples.axes(few.astype(dtype), counted)
+    bounds = assign.first(assign.prepared(bounded, axes), count)
+    given = mixture, bounds
+    steps = _Steps(given, features, used, guess, (radius, prior, before), bands)
     labels, history, converged = iteration.iterate(
         steps,
         none,
@@ -164,19 +172,16 @@ class _Steps:
 
     def __init__(
         self,
-        mixture: GaussianMixture,
+        given: tuple[GaussianMixture, Bounds],
         features: AnyArray,
         used: np.ndarray,
         start: np.ndarray,
         options: tuple[float, float, LabelCounts | None],
         bands: list[slice],
     ) -> None:
-        self._mixture, self._features, self._used = mixture, features, used
+        (self._mixture, self._bounds), self._used = given, used
+        self._features = features
         self._start, self._options, self._bands = start, options, bands
-        flat = features.reshape(-1, features.shape[3])
-        few, counted = samples.few(flat, used.ravel())
-        axes = samples.axes(few.astype(mixture.means.dtype), counted)
-        self._bounds = assign.prepared(mixture, axes)
 
     def weights(self, labels: np.ndarray, rows: slice) -> Float[Array, "k r w"]:
         """Returns the weights of a band; the global ones where there is no label."""
