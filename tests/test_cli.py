@@ -331,6 +331,18 @@ def test_alignment_and_mask_reach_the_model(category, tmp_path, motion):
         assert {"success", "residual"} <= set(objects(out)[0]["alignment"])
 
 
+def test_copies_are_learnt_from_where_they_are_asked_for(category, tmp_path):
+    more = ["--augment", "flip", "--out", tmp_path / "m", *FEW]
+    code, out, err = run("fit", category / "train", *more)
+    assert code == 0, err
+    assert "learnt from 12 images and their copies (flip)" in out
+    assert io.load(tmp_path / "m", backbone=tiny.network()).settings.augment == "flip"
+    assert io.describe(tmp_path / "m").num_calibration == 12
+    code, _, err = run("fit", category / "train", "--align", "translation", *more)
+    assert code == 2
+    assert "--augment" in err
+
+
 def test_the_whole_image_counts_unless_a_margin_is_asked_for(category, tmp_path):
     def shares(*more):
         code, out, err = run("fit", category / "train", "--out", tmp_path / "m",

@@ -15,6 +15,7 @@ from gladjax import backbone, datasets, detector, images, metrics
 from gladjax.datasets import tfds
 from gladjax.experiments import (
     ablation,
+    augment,
     comparison,
     contamination,
     cost,
@@ -539,6 +540,44 @@ def test_blatant_defects_among_the_good_are_named_and_cost_nothing_then(
 
     monkeypatch.setattr(contamination, "fit", None)
     assert run(contamination, blatant, tmp_path, *more) == [record]
+
+
+def test_copies_stand_beside_images_as_they_are(blatant, tmp_path, monkeypatch):
+    net = dataclasses.replace(network(), layers=("fine",), dims=network().dims[:1])
+    monkeypatch.setattr(backbone, "load", lambda *_, **__: net)
+    more = ["--numbers", "6", "99", "--max-samples", "300", "--neighbourhood", "1"]
+    records = run(augment, blatant, tmp_path, *more)  # There are no 99.
+    kinds = [record["settings"]["augment"] for record in records]
+    assert kinds == ["", "flip", "dihedral"]
+    (line,) = augment.table(records)[1:]
+    assert line[:3] == ["plate", "6", "0"]
+    shown = [f"{100 * record['image_auroc']:.2f}" for record in records]
+    assert line[3:6] == shown
+    dataset = datasets.mvtec(blatant, "plate")
+    order = np.sort(np.random.default_rng(0).permutation(22)[:6])
+    learn = [images.read(dataset.train[i].image) for i in order]
+    settings = detector.Settings(
+        **{
+            name: value
+            for name, value in records[1]["settings"].items()
+            if name != "images"
+        }
+    )
+    fitted, info = detector.fit_info(
+        jax.random.key(0), net, learn, settings=settings, folds=detector.FOLDS
+    )
+    scores = [detector.score(fitted, images.read(r.image)) for r in dataset.test]
+    labels = np.array([r.label for r in dataset.test])
+    auroc = metrics.auroc(labels, np.array([one.score for one in scores]))
+    assert records[1]["image_auroc"] == pytest.approx(auroc)
+    # Seen without labels, under the fit to the images as they are.
+    settings = dataclasses.replace(settings, augment="")
+    fitted, info = detector.fit_info(
+        jax.random.key(0), net, learn, settings=settings, folds=detector.FOLDS
+    )
+    turned = [detector.score(fitted, image[:, ::-1]).score for image in learn]
+    odd = np.mean([[a < b for b in turned] for a in info.left_out])
+    assert records[0]["odd"]["flip"] == pytest.approx(odd)
 
 
 def test_local_and_global_weights_stand_beside_the_choice(

@@ -51,10 +51,11 @@ def test_every_image_is_dealt_out_once(count, never):
     assert left_out.deal(3, 10).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("kind", ["local", "global", "not local enough"])
+@pytest.mark.parametrize("kind", ["local", "global", "not local enough", "copies"])
 def test_scores_are_those_of_the_sums_without_the_fold(kind):
-    local = kind == "local"
-    more = {"local": local}
+    local = kind in ("local", "copies")
+    copies = 2 if kind == "copies" else 1
+    more = {"local": local, "augment": "flip" if copies > 1 else ""}
     if kind == "not local enough":
         more = {"min_kept": 1.0, "images": scattered(9)}
     model, info, images = fitted(**more)
@@ -62,9 +63,10 @@ def test_scores_are_those_of_the_sums_without_the_fold(kind):
     assert bool(info.weights) == local
     maps, _, _ = detector.fitting.collect(model, images, None)
     places = left_out.deal(len(images), FOLDS)
+    assert len(info.left_out) == len(images)
     names = list(model.layers)
     for i in [0, 5]:
-        rest = places != places[i]
+        rest = np.repeat(places != places[i], copies)
         whole = []
         for name in names:
             own = maps[name]
@@ -89,7 +91,9 @@ def test_scores_are_those_of_the_sums_without_the_fold(kind):
             else:
                 shares = np.broadcast_to(expected[0], (h, w, k))
             whole.append(
-                oracles.log_prob_map(own[i].astype(np.float64), expected, shares)
+                oracles.log_prob_map(
+                    own[copies * i].astype(np.float64), expected, shares
+                )
             )
         scales = oracles.averaged_scales(dict(zip(names, whole, strict=True)))
         log_map = oracles.product(scales)

@@ -18,6 +18,7 @@ from gladjax.cli.forecast import Forecast
 from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
 from gladjax.detector import Detector, Settings
+from gladjax.detector.augment import KINDS
 from gladjax.detector.fitting import sampled
 from gladjax.detector.model import RANGES
 
@@ -66,6 +67,15 @@ decisions. The paper's settings take minutes: `--paper`."""
     help="Align images with a reference; auto decides from the images.",
 )
 @click.option("--coarse", is_flag=True, help="Align at any angle.")
+@click.option(
+    "--augment",
+    type=click.Choice(["none", *KINDS[1:]]),
+    default="none",
+    show_default=True,
+    help="Learn from copies too: mirrored left to right; or turned by quarters and "
+    "mirrored, eight times as many, for things that lie anyhow, of which there are few "
+    "images. Not where a part that is turned is a defect.",
+)
 @click.option(
     "--mask",
     type=options.EXISTING,
@@ -209,10 +219,15 @@ def _settings(chosen: dict[str, Any], motion: str) -> Settings:
         raise click.UsageError("--quick and --paper are two ends: choose one")
     if chosen["mask"] and chosen["margin"] is not None:
         raise click.UsageError("--mask says what counts, --margin too: choose one")
+    if chosen["augment"] != "none" and motion:
+        raise click.UsageError(
+            "--augment is for images that --align leaves as they are"
+        )
     names = ("num_components", "max_samples", "prior", "margin", "neighbourhood")
     names += ("finest", "coarse", "keep_statistics", "tile_overlap")
     given = {name: chosen[name] for name in names}
     given["tile_rows"], given["tile_columns"] = chosen["tiles"]
+    given["augment"] = "" if chosen["augment"] == "none" else chosen["augment"]
     if chosen["local_weights"] != "auto":
         given |= {"local": chosen["local_weights"] == "yes", "min_kept": 0.0}
     given = {name: value for name, value in given.items() if value is not None}
@@ -251,7 +266,9 @@ def tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> Non
       rate: The false-positive rate.
     """
     limit = io.describe(out).threshold
-    say(f"learnt from {notes['num_images']} images: {out}")
+    kind = fitted.settings.augment
+    more = f" and their copies ({kind})" if kind else ""
+    say(f"learnt from {notes['num_images']} images{more}: {out}")
     for name, layer in fitted.layers.items():
         kept = int(np.isfinite(np.asarray(layer.mixture.log_weights)).sum())
         active = np.diff(layer.local_weights.starts).mean()

@@ -20,6 +20,7 @@ from gladjax import (
 from gladjax.backbone import Backbone
 from gladjax.covariance import Shrinkage
 from gladjax.detector import left_out, tiles
+from gladjax.detector.augment import copies, number
 from gladjax.detector.inference import align_image, resized
 from gladjax.detector.layers import Clock, Learnt, kept, learn, spread
 from gladjax.detector.model import (
@@ -288,9 +289,10 @@ def collect(
       progress: Called as things go on.
 
     Returns:
-      Feature maps, validity masks (one for all without alignment), motions without
-      their pixels.
+      Feature maps, those of an image before those of its copies; validity masks (one
+      for all without alignment), motions without their pixels.
     """
+    kind = detector.settings.augment
     aligned: list[Aligned] = []
     valid: list[np.ndarray] = []
 
@@ -302,10 +304,11 @@ def collect(
             aligned.append(item._replace(image=NO_IMAGE, valid=NO_IMAGE[..., 0] > 0))
             if progress is not None:
                 progress("features", i + 1, len(images))
-            yield item.image
+            yield from copies(item.image, kind)
 
     given = tiles.plan(detector.backbone, detector.settings)
-    maps = tiles.stacked(detector.backbone, given, prepared(), len(images))
+    count = len(images) * number(kind, detector.backbone.image_size)
+    maps = tiles.stacked(detector.backbone, given, prepared(), count)
     return maps, valid, aligned
 
 

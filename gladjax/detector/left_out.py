@@ -7,7 +7,8 @@ layer, no fit. Labels stay those of all images, which makes the scores slightly 
 small; that a fold's images are missing from the model makes them slightly too large
 (experiments, `false_positives`, measures what remains).
 
-Notation: ``m`` images, ``f`` folds, ``k`` components, ``d`` features.
+Notation: ``m`` images, ``c`` of them with their copies, ``f`` folds, ``k`` components,
+``d`` features.
 
 Differs from the reference in
   1. The paper does not choose a threshold.
@@ -34,7 +35,7 @@ from gladjax.steps import Steps
 FOLDS = 10  # Parts of the images that are left out in turn, where there are enough.
 FEW = 100  # Images, at most, that may be too few for local weights.
 LOOKED = 20  # Images, at least, by which that is told, where there are as many.
-Labels = tuple[Int[np.ndarray, " n"], Int[np.ndarray, "m h w"] | None]
+Labels = tuple[Int[np.ndarray, " n"], Int[np.ndarray, "c h w"] | None]
 
 
 def deal(count: int, folds: int, *, never: int | None = None) -> Int[np.ndarray, " m"]:
@@ -91,7 +92,7 @@ def roomy(
 
 def log_maps(
     fitted: GaussianMixture,
-    maps: Float[np.ndarray, "m h w d"],
+    maps: Float[np.ndarray, "c h w d"],
     labels: Labels,
     places: Int[np.ndarray, " m"],
     settings: Settings,
@@ -101,27 +102,27 @@ def log_maps(
 
     Args:
       fitted: The mixture of all images, `roomy`.
-      maps: Feature maps.
+      maps: Feature maps, those of an image before those of its copies.
       labels: Of the samples that the mixture was fitted to, -1 for others; and those
         behind the local weights, None where weights are not local.
-      places: Fold of each image, from `deal`.
+      places: Fold of each image, from `deal`; its copies are left out with it.
       settings: Of the fit.
       shrinkage: Shrinkage intensity.
 
     Returns:
-      The maps; NaN for images that are never left out. And those under global weights,
-      where weights are local and images may be too few for that, else None; NaN but for
-      the folds that are `looked_at`.
+      The maps of the images, not of copies; NaN for images that are never left out. And
+      those under global weights, where weights are local and images may be too few for
+      that, else None; NaN but for the folds that are `looked_at`.
     """
-    m, h, w, d = maps.shape
+    m, (h, w, d), copies = len(places), maps.shape[1:], len(maps) // len(places)
+    places_of_all = np.repeat(places, copies)
     k, folds = len(fitted.means), np.unique(places[places >= 0]).tolist()
     own, where = labels
     index = np.flatnonzero(own >= 0)
     given = staged.gathered(maps.reshape(-1, d), index)
     missing = len(given.used) - len(index)
-    fold = np.pad(places[index // (h * w)], (0, missing), constant_values=-1)
+    fold = np.pad(places_of_all[index // (h * w)], (0, missing), constant_values=-1)
     label = np.pad(own[index], (0, missing), constant_values=-1)
-    room = len(fitted.rows), len(fitted.inverses)
     size = int(np.bincount(places[places >= 0]).max(initial=1))
     high = weights.band(h, w)
 
@@ -132,7 +133,7 @@ def log_maps(
     def counted(f: int, first: int) -> Float[Array, "r w k"]:
         if where is None:
             return nothing
-        some = where if f < 0 else where[places == f]
+        some = where if f < 0 else where[places_of_all == f]
         rows = slice(first, first + high)
         return weights.around(some, k, rows, radius=settings.radius)
 
@@ -147,7 +148,9 @@ def log_maps(
     for f in folds:
         out = np.flatnonzero(places == f)
         rest = steps.estimate(rest, np.where(fold == f, -1, label))
-        some = mixture.padded(mixture.first(rest, k), *room)
+        some = mixture.padded(
+            mixture.first(rest, k), len(fitted.rows), len(fitted.inverses)
+        )
         known = scoring.bounds(some)
         for top in range(0, h, high):
             counts = [every(top) - counted(f, top), nothing][: 1 + (f < looked)]
@@ -155,11 +158,12 @@ def log_maps(
             logs = [jnp.log(share).reshape(k, -1) for share in shares]
             ready = [scoring.Prepared(known, scoring.added(some, log)) for log in logs]
             for first in range(0, len(out), batch):
-                part = out[first : first + batch], slice(top, top + high)
-                x = np.ldexp(weights.filled(maps[part], batch), given.scaled)
+                at, rows = out[first : first + batch], slice(top, top + high)
+                part = weights.filled(maps[copies * at, rows], batch)
+                x = np.ldexp(part, given.scaled)
                 for into, own in zip(found, ready, strict=False):
                     values = scoring.log_prob_maps(some, own, x)
-                    into[part] = np.asarray(values)[: len(part[0])]
+                    into[at, rows] = np.asarray(values)[: len(at)]
     found += np.float32(given.scaled * d * math.log(2))
     return found[0], (found[1] if both else None)
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Num
 from gladjax import align, neighbourhoods, staged
 from gladjax.align import transform
 from gladjax.backbone import Backbone
+from gladjax.detector.augment import KINDS
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.online import Statistics
@@ -62,6 +63,9 @@ class Settings:
         (experiments, `neighbourhoods`), the whole image does as well.
       motion: Motion by which images are aligned; empty for none.
       coarse: Whether alignment begins with a search over all angles.
+      augment: Which copies of the images are learnt from as well, see
+        `gladjax.detector.augment`: none; those of ``flip``, left to right; or those of
+        ``dihedral``, turned by quarters too. Only where images are not aligned.
       estimator: How the mixture is fitted, ``kmle`` or ``em``.
       keep_statistics: Whether to keep what `update` needs, about as much again as the
         mixtures; only with ``kmle``.
@@ -86,6 +90,7 @@ class Settings:
     margin: float = 0.0
     motion: str = ""
     coarse: bool = False
+    augment: str = ""
     estimator: str = "kmle"
     keep_statistics: bool = False
     tile_rows: int = 1
@@ -160,6 +165,11 @@ def check(given: Mapping[str, Any]) -> None:
     if motion and motion not in transform.MOTIONS:
         known = ", ".join(transform.MOTIONS)
         raise ValueError(f"motion must be one of {known}, not {motion!r:.40}")
+    if (augmented := given.get("augment", "")) not in KINDS:
+        known = ", ".join(KINDS[1:])
+        raise ValueError(f"augment must be one of {known}, not {augmented!r:.40}")
+    if augmented and motion:
+        raise ValueError("augment is for images that are not aligned: leave one out")
 
 
 @pytree

@@ -34,7 +34,7 @@ import click
 import jax
 import numpy as np
 
-from gladjax import backbone, calibrate, datasets, detector, images, streaming
+from gladjax import backbone, calibrate, datasets, detector, images
 from gladjax.backbone import Backbone
 from gladjax.experiments import runner
 
@@ -152,7 +152,7 @@ def held_out_scores(
             settings=settings,
             progress=bar,
         )
-        return _scores(fitted, rest)
+        return runner.image_scores(fitted, rest)
 
 
 def left_out_splits(
@@ -202,7 +202,7 @@ def left_out_splits(
                 seconds = time.perf_counter() - before
             assert known is not None
             alone.append(seconds)
-            scores = _scores(fitted, test)
+            scores = runner.image_scores(fitted, test)
             for row, rate in enumerate(RATES):
                 p = calibrate.p_values(known, scores)
                 counts[row, seed] = int(np.sum(p <= rate))
@@ -242,19 +242,9 @@ def _refitted(
         jax.random.key(seed),
         paths,
         fit,
-        lambda fitted, path: float(_scores(fitted, [path])[0]),
+        lambda fitted, path: float(runner.image_scores(fitted, [path])[0]),
         num_folds=min(detector.FOLDS, len(paths)),
     )[1]
-
-
-def _scores(fitted: detector.Detector, paths: Sequence[Path]) -> np.ndarray:
-    """Returns the scores of images, none of which may be unreadable."""
-    found = []
-    for result in streaming.score_many(fitted, images.Lazy(paths)):
-        if isinstance(result, images.ImageError):
-            raise result
-        found.append(result.score)
-    return np.array(found)
 
 
 def _left_out(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from gladjax import backbone as backbones
-from gladjax import datasets, detector, files, images, mixture, weights
+from gladjax import datasets, detector, files, images, mixture, streaming, weights
 from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.detector import Detector, Settings
@@ -30,6 +30,24 @@ from gladjax.experiments.evaluation import Evaluation
 
 Record = dict[str, Any]
 KEY = ("category", "backbone", "method", "seed", "settings")
+
+
+def image_scores(fitted: Detector, paths: Sequence[Path]) -> np.ndarray:
+    """Returns the scores of images.
+
+    Args:
+      fitted: The detector.
+      paths: Their files.
+
+    Raises:
+      ImageError: If one cannot be read.
+    """
+    found = []
+    for result in streaming.score_many(fitted, images.Lazy(paths)):
+        if isinstance(result, images.ImageError):
+            raise result
+        found.append(result.score)
+    return np.array(found)
 
 
 def glad(

@@ -1,0 +1,141 @@
+"""Are turned and mirrored copies worth learning from, where images are few?
+
+    python -m gladjax.experiments.augment --data-root DIR \
+        --categories screw transistor --numbers 30 --seeds 0 1 2 --output OUT
+
+For every number of training images a detector with the default settings is fitted to
+them, to them and their mirror images, and to their quarter turns and mirror images
+(`gladjax.detector.augment`). Expected: better where things lie anyhow, worse where a
+part that is turned is a defect.
+
+"Odd" is what may be seen without labels: the share of the images left out that are
+less anomalous than the copies are, under the fit to the images as they are; near a half
+where copies are as normal as images, near 1 where they are not.
+
+Notation: ``m`` training images.
+
+Differs from the reference in: (1) the paper learns from images as they are.
+
+Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from gladjax import detector, images, metrics
+from gladjax.detector import Detector
+from gladjax.detector.augment import KINDS, copies
+from gladjax.experiments import rows, runner, study
+from gladjax.experiments.runner import Record
+from gladjax.experiments.study import Case
+
+LOOKED = 20  # Images whose copies are looked at.
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the study.
+
+    Args:
+      arguments: The command line; the process's own by default.
+
+    Raises:
+      SystemExit: With a message, if the data or the options do not fit.
+    """
+    parser = rows.parser("augment", "Copies of few images.")
+    parser.set_defaults(paper=False)
+    add = parser.add_argument
+    add("--numbers", nargs="+", type=int, default=[10, 30, 100], help="images")
+    study.run(parser.parse_args(arguments), _rows, table)
+
+
+def _rows(case: Case) -> None:
+    chosen = runner.settings(case.options)
+    count = len(case.dataset.train)
+    for seed in case.options.seeds:
+        for number in case.options.numbers:
+            if number > count:
+                continue
+            numbers = np.sort(np.random.default_rng(seed).permutation(count)[:number])
+            for kind in KINDS:
+                one = dataclasses.replace(chosen, augment=kind)
+
+                def make(
+                    one: detector.Settings = one,
+                    numbers: np.ndarray = numbers,
+                    seed: int = seed,
+                ) -> Record:
+                    return _record(case, one, numbers, seed)
+
+                settings = {**dataclasses.asdict(one), "images": number}
+                study.row(case, kind or "as they are", seed, settings, make)
+
+
+def _record(
+    case: Case, settings: detector.Settings, numbers: np.ndarray, seed: int
+) -> Record:
+    """Measures one fit."""
+    train = [case.dataset.train[i].image for i in numbers]
+    fitted, info = detector.fit_info(
+        jax.random.key(seed),
+        case.net,
+        images.Lazy(train),
+        settings=settings,
+        folds=detector.FOLDS,
+    )
+    labels = np.array([record.label for record in case.dataset.test])
+    scores = runner.image_scores(fitted, [r.image for r in case.dataset.test])
+    found: Record = {
+        "image_auroc": metrics.auroc(labels, scores),
+        "local": fitted.settings.local,
+        "fit_seconds": sum(info.seconds.values()),
+    }
+    if not settings.augment:
+        assert info.left_out is not None
+        found["odd"] = _odd(fitted, info.left_out, train[:LOOKED])
+    return found
+
+
+def _odd(
+    fitted: Detector, alone: np.ndarray, train: Sequence[Path]
+) -> dict[str, float]:
+    """Returns how odd copies are, by kind."""
+    read = [images.photograph(path) for path in train]
+    found = {}
+    for kind in KINDS[1:]:
+        more = [copy for image in read for copy in copies(image, kind)[1:]]
+        scores = np.array([detector.score(fitted, one).score for one in more])
+        found[kind] = float(np.mean(alone[:, None] < scores[None, :]))
+    return found
+
+
+def table(records: list[Record]) -> list[list[str]]:
+    """Returns the study's table: a row for each category, number and seed.
+
+    Args:
+      records: The records.
+    """
+    head = ("category", "images", "seed", "as they are", *KINDS[1:])
+    lines = [[*head, *(f"odd, {kind}" for kind in KINDS[1:])]]
+    keys = {(r["category"], r["settings"]["images"], r["seed"]): None for r in records}
+    for key in keys:
+        own = {
+            r["settings"]["augment"]: r
+            for r in records
+            if (r["category"], r["settings"]["images"], r["seed"]) == key
+        }
+        odd = own.get("", {}).get("odd", {})
+        values = [
+            f"{100 * own[kind]['image_auroc']:.2f}" if kind in own else "-"
+            for kind in KINDS
+        ]
+        shares = [f"{odd[kind]:.2f}" if kind in odd else "-" for kind in KINDS[1:]]
+        lines.append([*map(str, key), *values, *shares])
+    return lines
+
+
+if __name__ == "__main__":
+    main()
