@@ -278,6 +278,7 @@ def tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> Non
         say(
             f"  every position has the same weights: {max(share, 0):.0%} of what their "
             "own ones tell holds for images left out; more images may change that"
+            + ("" if kind else "; for things that lie anyhow, see --augment")
         )
     unseen = 1 - np.mean(np.asarray(fitted.mask))
     if unseen:

@@ -21,6 +21,7 @@ Differs from the reference in
      tell holds for images left out (``Settings.min_kept``).
   6. The finest of three layers is left out and the coarsest seen at two scales
      (``Settings.finest``, ``Settings.neighbourhood``).
+  7. Optionally mirrored and turned copies are learnt from too (``Settings.augment``).
 
 Reference: Artola et al., "GLAD", WACV 2023.
 """
