@@ -7,7 +7,7 @@ import oracles
 import pytest
 import synthetic_mixtures as synthetic
 
-from gladjax import mixture, weights
+from gladjax import assign, mixture, staged, weights
 
 RADII = [0.0, 1.0, 2.0, 2.5]
 SHAPE = (4, 5, 6)  # Images, height, width.
@@ -378,3 +378,19 @@ def test_a_strong_prior_leaves_the_global_weights(x64):
     features, fitted, moments, _ = example(np.random.default_rng(0))
     got = weights.dense(weights.fit(fitted, features, prior=1e9), len(moments[0]))
     np.testing.assert_allclose(got, np.broadcast_to(moments[0], got.shape), rtol=1e-6)
+
+
+def test_bounds_of_a_fit_and_of_its_weights_are_formed_by_one_program(rng, monkeypatch):
+    given, plain = [], assign.prepared
+
+    def prepared(*args):
+        leaves, tree = jax.tree.flatten(args)
+        given.append((tree, *((np.shape(a), str(a.dtype)) for a in leaves)))
+        return plain(*args)
+
+    monkeypatch.setattr(assign, "prepared", prepared)
+    maps = rng.normal(size=(4, 16, 16, 5)).astype(np.float32)
+    mixture, _ = staged.fit(jax.random.key(0), maps, max_steps=2)
+    weights.fit(mixture, maps, max_steps=2)
+    assert len(given) > 2
+    assert len(set(given)) == 1
