@@ -8,10 +8,6 @@ them, to them and their mirror images, and to their quarter turns and mirror ima
 (`gladjax.detector.augment`). Expected: better where things lie anyhow, worse where a
 part that is turned is a defect.
 
-"Odd" is what may be seen without labels: the share of the images left out that are
-less anomalous than the copies are, under the fit to the images as they are; near a half
-where copies are as normal as images, near 1 where they are not.
-
 Notation: ``m`` training images.
 
 Differs from the reference in: (1) the paper learns from images as they are.
@@ -21,19 +17,15 @@ Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023.
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from gladjax import detector, images, metrics
-from gladjax.detector import Detector
-from gladjax.detector.augment import KINDS, copies
+from gladjax.detector.augment import KINDS
 from gladjax.experiments import rows, runner, study
 from gladjax.experiments.runner import Record
 from gladjax.experiments.study import Case
-
-LOOKED = 20  # Images whose copies are looked at.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,28 +80,11 @@ def _record(
     )
     labels = np.array([record.label for record in case.dataset.test])
     scores = runner.image_scores(fitted, [r.image for r in case.dataset.test])
-    found: Record = {
+    return {
         "image_auroc": metrics.auroc(labels, scores),
         "local": fitted.settings.local,
         "fit_seconds": sum(info.seconds.values()),
     }
-    if not settings.augment:
-        assert info.left_out is not None
-        found["odd"] = _odd(fitted, info.left_out, train[:LOOKED])
-    return found
-
-
-def _odd(
-    fitted: Detector, alone: np.ndarray, train: Sequence[Path]
-) -> dict[str, float]:
-    """Returns how odd copies are, by kind."""
-    read = [images.photograph(path) for path in train]
-    found = {}
-    for kind in KINDS[1:]:
-        more = [copy for image in read for copy in copies(image, kind)[1:]]
-        scores = np.array([detector.score(fitted, one).score for one in more])
-        found[kind] = float(np.mean(alone[:, None] < scores[None, :]))
-    return found
 
 
 def table(records: list[Record]) -> list[list[str]]:
@@ -118,8 +93,7 @@ def table(records: list[Record]) -> list[list[str]]:
     Args:
       records: The records.
     """
-    head = ("category", "images", "seed", "as they are", *KINDS[1:])
-    lines = [[*head, *(f"odd, {kind}" for kind in KINDS[1:])]]
+    lines = [["category", "images", "seed", "as they are", *KINDS[1:]]]
     keys = {(r["category"], r["settings"]["images"], r["seed"]): None for r in records}
     for key in keys:
         own = {
@@ -127,13 +101,11 @@ def table(records: list[Record]) -> list[list[str]]:
             for r in records
             if (r["category"], r["settings"]["images"], r["seed"]) == key
         }
-        odd = own.get("", {}).get("odd", {})
         values = [
             f"{100 * own[kind]['image_auroc']:.2f}" if kind in own else "-"
             for kind in KINDS
         ]
-        shares = [f"{odd[kind]:.2f}" if kind in odd else "-" for kind in KINDS[1:]]
-        lines.append([*map(str, key), *values, *shares])
+        lines.append([*map(str, key), *values])
     return lines
 
 
