@@ -105,7 +105,7 @@ def noted(path: Path) -> tuple[list[Path], dict[str, Any]]:
     """Returns the programs of a list that are there, and what else it says."""
     try:
         found = json.loads(path.read_bytes())
-        names, notes = list(found["programs"]), dict(found["notes"])
+        names, notes = [str(n) for n in found["programs"]], dict(found["notes"])
     except (OSError, ValueError, TypeError, KeyError):
         return [], {}
     known = {one.name: one for one in path.parent.glob(f"*{ENDING}")}

@@ -1,10 +1,11 @@
 """How long a fit will take."""
 
 import dataclasses
+import math
 
 import tiny
 
-from gladjax import programs
+from gladjax import cache, programs
 from gladjax.cli import forecast
 from gladjax.cli.forecast import Forecast
 from gladjax.detector import Settings
@@ -17,12 +18,15 @@ def usual(last, settings=None, calibration="left-out"):
     return Forecast(last, USUAL, settings or Settings(), calibration)
 
 
-def test_what_is_typical_until_a_fit_is_known():
+def test_what_is_typical_until_a_fit_is_known(monkeypatch, tmp_path):
     cold, warm = programs.Last(0, {}), programs.Last(9, {})
     # Measured, experiments/performance/everyday.json: first run, and later.
     for count, first, later in ((30, 38.6, 9.3), (213, 55.0, 24.2), (320, 60.4, 34.6)):
         assert 0.5 < usual(cold).seconds(count) / first < 2
         assert 0.5 < usual(warm).seconds(count) / later < 2
+    monkeypatch.setattr(cache, "kept", lambda: None)
+    assert usual(cold).words(30) == "30 images: about 40 s, most of it compiling"
+    monkeypatch.setattr(cache, "kept", lambda: tmp_path)
     assert usual(cold).words(30) == "30 images: about 40 s, most of it compiling, once"
     assert usual(warm).words(30) == "30 images: about 10 s"
     assert usual(warm).words(2000) == "2000 images: about 3 min"
@@ -73,6 +77,14 @@ def test_damaged_notes_say_nothing():
     last = programs.Last(9, {})
     usual(last).note(30, 300.0)
     (kind,) = last.notes
-    for bad in (3, [], {"x": 1.0}, {"30": "long"}, {"30": None}, {"30": -1.0}):
+    for bad in (
+        3,
+        [],
+        {"x": 1.0},
+        {"30": "long"},
+        {"30": None},
+        {"30": -1.0},
+        {"30": math.inf},
+    ):
         known = usual(programs.Last(9, {kind: bad}))
         assert known.seconds(30) == usual(programs.Last(9, {})).seconds(30)

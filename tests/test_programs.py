@@ -295,7 +295,9 @@ def test_only_programs_of_the_folder_are_read_ahead(folder, tmp_path):
     assert compiled.noted(listed(folder))[0] == [kept]
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"programs": 3}', "{", "\ud800"])
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"programs": 3}', '{"programs": [[1]], "notes": {}}', "{", "\ud800"]
+)
 def test_a_damaged_list_says_nothing(folder, text):
     path = folder / f"double{compiled.LIST}"
     path.write_bytes(text.encode(errors="surrogatepass"))

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+from gladjax import cache
 from gladjax.backbone import Backbone
 from gladjax.detector import Settings
 from gladjax.programs import Last, compiling
@@ -11,6 +12,7 @@ TYPICAL = "efficientnet_lite0", (256, 256)
 START, EACH = 7.0, 0.085  # Seconds of a fit and of an image, experiments/performance.
 COMPILING = 30.0  # Seconds, where nothing is kept of a fit before.
 KEPT = 16  # Fits that are remembered.
+LONG = 1e9  # No fit takes so many seconds.
 
 
 class Forecast:
@@ -35,7 +37,7 @@ class Forecast:
         self._last, self._seconds = last, {}
         noted = last.notes.get(self._kind)
         for count, seconds in noted.items() if isinstance(noted, dict) else ():
-            if count.isdecimal() and isinstance(seconds, float) and seconds > 0:
+            if count.isdecimal() and isinstance(seconds, float) and 0 < seconds < LONG:
                 self._seconds[int(count)] = seconds
 
     def seconds(self, count: int) -> float | None:
@@ -64,7 +66,8 @@ class Forecast:
             return f"{count} images: how long it takes is known after the first time"
         unit = "s" if expected < 100 else "min"
         value = expected if unit == "s" else expected / 60
-        once = ", most of it compiling, once" if self._last.programs == 0 else ""
+        once = ", once" if cache.kept() else ""  # Else nothing is kept of it.
+        once = f", most of it compiling{once}" if self._last.programs == 0 else ""
         return f"{count} images: about {value:.0f} {unit}{once}"
 
     def note(self, count: int, seconds: float) -> None:
