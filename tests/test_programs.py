@@ -296,7 +296,8 @@ def test_only_programs_of_the_folder_are_read_ahead(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"programs": 3}', '{"programs": [[1]], "notes": {}}', "{", "\ud800"]
+    "text",
+    ["[]", "{}", '{"programs": 3}', '{"programs": [[1]], "notes": {}}', "{", "\ud800"],
 )
 def test_a_damaged_list_says_nothing(folder, text):
     path = folder / f"double{compiled.LIST}"

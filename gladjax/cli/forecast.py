@@ -1,6 +1,7 @@
 """How long a fit will take: as long as the last of its kind, or as is typical."""
 
 import hashlib
+import math
 from typing import Any
 
 from gladjax import cache
@@ -37,7 +38,7 @@ class Forecast:
         self._last, self._seconds = last, {}
         noted = last.notes.get(self._kind)
         for count, seconds in noted.items() if isinstance(noted, dict) else ():
-            if count.isdecimal() and isinstance(seconds, float) and 0 < seconds < LONG:
+            if _number(count) and isinstance(seconds, float) and 0 < seconds < LONG:
                 self._seconds[int(count)] = seconds
 
     def seconds(self, count: int) -> float | None:
@@ -49,11 +50,24 @@ class Forecast:
         Returns:
           Seconds; None for a kind of fit of which nothing is known.
         """
-        first = COMPILING if self._last.programs == 0 else 0.0
-        if self._seconds:
-            near = min(self._seconds, key=lambda n: abs(n - count))
-            return self._seconds[near] * _typical(count) / _typical(near) + first
-        return _typical(count) + first if self._typical else None
+        near = self._near(count)
+        if near:
+            known = self._seconds[near] * _typical(count) / _typical(near)
+        elif self._typical:
+            known = _typical(count)
+        else:
+            return None
+        return known if self._kept(count) else known + COMPILING
+
+    def _near(self, count: int) -> int:
+        """Returns the number of images of the fit most like this one, 0 for none."""
+        known = self._seconds
+        return min(known, key=lambda n: abs(math.log(n / count)), default=0)
+
+    def _kept(self, count: int) -> bool:
+        """Whether the programs of such a fit are kept: fits of like size share them."""
+        near = self._near(count)
+        return self._last.programs > 0 and 0 < max(near, count) <= 2 * min(near, count)
 
     def words(self, count: int) -> str:
         """Says so in a line.
@@ -66,9 +80,9 @@ class Forecast:
             return f"{count} images: how long it takes is known after the first time"
         unit = "s" if expected < 100 else "min"
         value = expected if unit == "s" else expected / 60
-        once = ", once" if cache.kept() else ""  # Else nothing is kept of it.
-        once = f", most of it compiling{once}" if self._last.programs == 0 else ""
-        return f"{count} images: about {value:.0f} {unit}{once}"
+        once = " the first time" if cache.kept() else ""  # Else nothing is kept of it.
+        more = "" if self._kept(count) else f", with what is compiled{once}"
+        return f"{count} images: about {value:.0f} {unit}{more}"
 
     def note(self, count: int, seconds: float) -> None:
         """Notes a fit for the next forecast.
@@ -84,6 +98,10 @@ class Forecast:
         notes[self._kind] = dict(list(own.items())[-KEPT:])
         for kind in list(notes)[:-KEPT]:
             del notes[kind]
+
+
+def _number(text: str) -> bool:
+    return text.isdecimal() and int(text) > 0
 
 
 def _typical(count: int) -> float:
