@@ -232,31 +232,28 @@ def _refitted(
     network: Backbone, paths: Sequence[Path], settings: detector.Settings, seed: int
 ) -> np.ndarray:
     """Returns the scores of images, each under a fit to the other folds."""
-
-    def fit(some: Sequence[Path]) -> detector.Detector:
-        return detector.fit(
-            jax.random.key(seed), network, images.Lazy(some), settings=settings
-        )
-
-    return calibrate.scores(
-        jax.random.key(seed),
-        paths,
-        fit,
-        lambda fitted, path: float(runner.image_scores(fitted, [path])[0]),
-        num_folds=min(detector.FOLDS, len(paths)),
-    )[1]
+    key, found = jax.random.key(seed), np.zeros(len(paths))
+    count = min(detector.FOLDS, len(paths))
+    for part in calibrate.folds(key, len(paths), num_folds=count):
+        others = np.delete(np.arange(len(paths)), part)
+        train = images.Lazy([paths[i] for i in others.tolist()])
+        fitted = detector.fit(key, network, train, settings=settings)
+        found[part] = runner.image_scores(fitted, [paths[i] for i in part.tolist()])
+    return found
 
 
 def _left_out(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns the rows of the study of images left out."""
     network = backbone.load("efficientnet_lite0")
-    cells = [r.image for r in datasets.elpv().records if r.label == 0]
-    studies = {"elpv": cells} if "elpv" in options.categories else {}
-    root = options.data_root
-    for name in options.categories if root else []:
-        if name != "elpv":
-            data = datasets.mvtec(Path(root), name)
-            studies[name] = [r.image for r in data.records if r.label == 0]
+    studies: dict[str, list[Path]] = {}
+    for name in options.categories:
+        if name == "elpv":
+            data = datasets.elpv()
+        elif options.data_root:
+            data = datasets.mvtec(options.data_root, name)
+        else:
+            continue
+        studies[name] = [Path(r.image) for r in data.records if r.label == 0]
     records = runner.load_records(options.output)  # A run that was ended goes on.
     done = {(record["data"], record["num_train"]) for record in records}
     for name, paths in studies.items():

@@ -17,7 +17,7 @@ from gladjax.weights.bands import IMAGES, around, band, filled
 from gladjax.weights.local import LabelCounts, LocalWeights, disc, listed, stacked
 
 TOGETHER = 8  # The number of components is a multiple of it: few programs.
-BOUNDED = 200  # That of those that are bounded, as in the fits of `gladjax.staged`.
+BOUNDED = 200  # Of which at least bounds are formed, as in fits of `gladjax.staged`.
 
 
 class WeightsInfo(NamedTuple):
@@ -129,9 +129,9 @@ def fit_info(  # noqa: PLR0913 - the options of `fit`, and what is known before
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or more, not {tolerance}")
     dtype = np.dtype(mixture.means.dtype)
-    missing = -len(mixture.means) % BOUNDED
-    bounded = roomy(extended(mixture, len(mixture.means) + missing))
-    mixture = jax.tree.map(jnp.asarray, roomy(mixture, together=TOGETHER))
+    given, many = mixture, len(mixture.means) >= BOUNDED
+    mixture = jax.tree.map(jnp.asarray, roomy(given, together=TOGETHER))
+    bounded = mixture if many else roomy(extended(given, BOUNDED))
     used = np.ones((m, h, w), bool) if valid is None else np.asarray(valid)
     bands = [slice(a, a + band(h, w)) for a in range(0, h, band(h, w))]
     for one, inside in zip(features, used, strict=True):  # They may be on disk.
@@ -141,11 +141,11 @@ def fit_info(  # noqa: PLR0913 - the options of `fit`, and what is known before
     none = np.full((m, h, w), -1, np.int32)
     guess = none if start is None else np.asarray(start)
     flat, count = features.reshape(-1, d), len(mixture.means)
-    few, counted = samples.few(flat, used.ravel())
-    axes = samples.axes(few.astype(dtype), counted)
+    some, counted = samples.few(flat, used.ravel())
+    axes = samples.axes(some.astype(dtype), counted)
     bounds = assign.first(assign.prepared(bounded, axes), count)
-    given = mixture, bounds
-    steps = _Steps(given, features, used, guess, (radius, prior, before), bands)
+    options = radius, prior, before
+    steps = _Steps((mixture, bounds), features, used, guess, options, bands)
     labels, history, converged = iteration.iterate(
         steps,
         none,
