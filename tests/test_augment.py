@@ -24,7 +24,7 @@ def literal(image, kind):
         "back": lambda y, x: (h - 1 - x, y),
         "anti-transposed": lambda y, x: (h - 1 - x, w - 1 - y),
     }
-    count = {"": 1, "flip": 2, "dihedral": 8 if h == w else 4}[kind]
+    count = {"auto": 1, "": 1, "flip": 2, "dihedral": 8 if h == w else 4}[kind]
     found = []
     for of in list(where.values())[:count]:
         found.append([[image[of(y, x)] for x in range(w)] for y in range(h)])
@@ -71,6 +71,88 @@ def test_an_update_learns_from_copies_too():
     assert counted(fitted) == 2 * 6 * 8 * 8
     updated = detector.update(fitted, tiny.pictures(3, first=6))
     assert counted(updated) == 2 * 9 * 8 * 8
+
+
+def hooks(count, *, side=48):
+    """Hooks anywhere, turned and mirrored anyhow."""
+    images = []
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        image = 90 + rng.normal(0, 4, (side, side, 3))
+        for row, column in rng.integers(0, side - 14, (4, 2)):
+            hook = np.zeros((14, 14), bool)
+            hook[:, 4:8] = hook[:4, 4:] = True
+            hook = np.rot90(hook, rng.integers(4))[:: rng.choice([1, -1])]
+            image[row : row + 14, column : column + 14][hook] += (90, -60, 30)
+        images.append(np.clip(image, 0, 255).astype(np.uint8))
+    return images
+
+
+def fitted(images, *, augment, progress=None, **more):
+    settings = detector.Settings(
+        **{"max_steps": 4, "max_samples": 0, "num_components": 12, **more},
+        augment=augment,
+    )
+    return detector.fit_info(
+        jax.random.key(0),
+        tiny.network(),
+        images,
+        settings=settings,
+        folds=4,
+        progress=progress,
+    )
+
+
+def equal(one, other):
+    for found, expected in zip(
+        *(jax.tree.leaves(m.layers) for m in (one, other)), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_copies_are_taken_where_they_make_the_images_left_out_likelier(monkeypatch):
+    images, stages = hooks(9), []
+    model, info = fitted(
+        images, augment="auto", min_kept=1.0, progress=lambda *told: stages.append(told)
+    )
+    assert info.likelier == 1.0
+    assert model.settings.augment == "dihedral"
+    turned, known = fitted(images, augment="dihedral", min_kept=1.0)
+    equal(model, turned)
+    np.testing.assert_array_equal(info.left_out, known.left_out)
+    assert (known.likelier, info.kept) == (None, known.kept)
+    own = {stage for stage, _, _ in stages if not stage.startswith("copies: ")}
+    assert {stage for stage, _, _ in stages} - own == {f"copies: {s}" for s in own}
+    assert set(info.seconds) - set(known.seconds) == {"copies"}
+
+    # One image less likely, in one layer, of nine: not enough.
+    def fewer(before, after):
+        after["coarse"][4] = before["coarse"][4] - 1
+        return likelier(before, after)
+
+    likelier = augment.likelier
+    monkeypatch.setattr(augment, "likelier", fewer)
+    model, info = fitted(images, augment="auto", min_kept=1.0)
+    assert info.likelier == 8 / 9
+    assert model.settings.augment == "auto"
+    plain, known = fitted(images, augment="", min_kept=1.0)
+    assert known.kept < 1
+    equal(model, plain)
+    np.testing.assert_array_equal(info.left_out, known.left_out)
+
+    # Not asked where local weights hold, nor where nothing tells.
+    monkeypatch.setattr(augment, "likelier", None)
+    for more in ({"min_kept": max(known.kept, 0.0)}, {"local": False}):
+        model, info = fitted(images, augment="auto", **more)
+        assert info.likelier is None
+        assert model.settings.augment == "auto"
+
+
+def test_images_that_show_nothing_do_not_count():
+    before = {"fine": np.array([1.0, 2.0, np.nan, 4.0]), "coarse": np.zeros(4)}
+    after = {"fine": np.array([2.0, 2.0, 5.0, 5.0]), "coarse": np.array([1, 1, 1, 0.5])}
+    assert augment.likelier(before, after) == 2 / 3
+    assert augment.likelier(after, before) == 0
 
 
 @pytest.mark.parametrize("more", [{"augment": "mirror"}, {"motion": "translation"}])

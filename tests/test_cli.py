@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from gladjax import backbone, cli, compiled, datasets, detector, images, io
 from gladjax.cli import calibration, inputs, options
+from gladjax.detector import augment, fitting
 
 FEW = ["--num-components", "4", "--quiet"]
 
@@ -341,6 +342,24 @@ def test_copies_are_learnt_from_where_they_are_asked_for(category, tmp_path):
     code, _, err = run("fit", category / "train", "--align", "translation", *more)
     assert code == 2
     assert "--augment" in err
+
+
+@pytest.mark.parametrize("share", [0.95, 0.85])
+def test_copies_are_tried_where_places_tell_too_little(
+    category, tmp_path, monkeypatch, share
+):
+    monkeypatch.setattr(fitting, "kept", lambda _: 0.2)
+    monkeypatch.setattr(augment, "likelier", lambda *_: share)
+    code, out, err = run("fit", category / "train", "--out", tmp_path / "m", *FEW[:-1])
+    assert code == 0, err
+    assert "copies are tried: 12 images" in err
+    taken = share > 0.9
+    assert ("and their copies (dihedral)" in out) == taken
+    assert f"were {'' if taken else 'not '}taken: {share:.0%} of the images" in out
+    found = io.describe(tmp_path / "m")
+    assert found.settings["augment"] == ("dihedral" if taken else "auto")
+    assert found.notes["likelier"] == share
+    assert found.num_calibration == 12
 
 
 def test_the_whole_image_counts_unless_a_margin_is_asked_for(category, tmp_path):

@@ -1,6 +1,7 @@
 """How long a fit will take."""
 
 import dataclasses
+import itertools
 import math
 
 import tiny
@@ -34,6 +35,29 @@ def test_what_is_typical_until_a_fit_is_known(monkeypatch, tmp_path):
     assert usual(new).words(2000).startswith("2000 images: about 3 min, with")
 
 
+def test_copies_are_images_too(monkeypatch, capsys):
+    last = programs.Last(9, {})
+    plain, turned = Settings(), Settings(augment="dihedral")
+    known = usual(last, turned).seconds(30)
+    assert known == usual(last).seconds(240)
+    course = forecast.Course(last, USUAL, "left-out", quiet=False)
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: now)
+    now = 110.0
+    monkeypatch.setattr(forecast, "compiling", lambda: compiled)
+    compiled = 20.0
+    course.begins(plain, 30, 100.0)
+    compiled = 23.0
+    course.begins(turned, 30, now, why="copies: ")
+    now, compiled = 150.0, 28.0
+    course.ends()
+    course.ends()
+    assert usual(last).seconds(30) == 10 - 3
+    assert usual(last, turned).seconds(30) == 40 - 5
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("30 images: about")
+    assert second.startswith("copies: 30 images: about")
+
+
 def test_of_other_kinds_nothing_is_said_before_the_first():
     last = programs.Last(9, {})
     others = [
@@ -54,7 +78,8 @@ def test_of_other_kinds_nothing_is_said_before_the_first():
 
 
 def test_the_nearest_fit_tells(monkeypatch):
-    monkeypatch.setattr(forecast, "compiling", lambda: 25.0)
+    compiled = itertools.cycle([0.0, 25.0])  # Before a fit, and after it.
+    monkeypatch.setattr(forecast, "compiling", lambda: next(compiled))
     last = programs.Last(0, {})
     usual(last).note(30, 45.0)
     usual(last).note(320, 125.0)

@@ -1,6 +1,7 @@
 """What `gladjax fit` does with the images: a detector, its threshold, odd images."""
 
 import dataclasses
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 
 from gladjax import calibrate, detector, images
 from gladjax.backbone import Backbone
+from gladjax.cli.forecast import Course
 from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
 from gladjax.detector import FOLDS, Detector, FitInfo, Settings
+from gladjax.detector.fitting import COPIES
 
 HELD_SHARE = 0.2
 SHOWN = 10  # Images that are unlike the others.
@@ -31,6 +34,7 @@ class Work:
       mask: Pixels that count; None for the default.
       read: From a path to its image.
       reference: The image to align with; None where nothing is aligned.
+      course: Told of a second fit, to copies of the images too.
     """
 
     def __init__(
@@ -41,10 +45,12 @@ class Work:
         mask: np.ndarray | None,
         read: Callable[[Path], np.ndarray],
         reference: np.ndarray | None,
+        course: Course,
     ) -> None:
         """Keeps what every fit is given."""
         self._key, self._network, self.settings = key, network, settings
         self._mask, self.read, self._reference = mask, read, reference
+        self._course = course
         self.info: FitInfo | None = None
 
     @property
@@ -64,6 +70,17 @@ class Work:
           progress: Told of every stage.
           folds: Folds of images that are left out in turn to score them.
         """
+        tried = False
+
+        def told(stage: str, done: int, total: int) -> None:
+            nonlocal tried
+            if stage.startswith(COPIES) and not tried:
+                turned = dataclasses.replace(self.settings, augment="dihedral")
+                why = "places tell too little, so copies are tried: "
+                self._course.begins(turned, len(paths), time.perf_counter(), why=why)
+                tried = True
+            progress(stage, done, total)
+
         fitted, self.info = detector.fit_info(
             self._key,
             self._network,
@@ -72,7 +89,7 @@ class Work:
             mask=self._mask,
             reference=self._reference,
             folds=folds,
-            progress=progress,
+            progress=told,
         )
         return fitted
 

@@ -14,7 +14,7 @@ from gladjax import backbone as backbones
 from gladjax.backbone import Backbone
 from gladjax.cli import inputs, options, reading, sizing
 from gladjax.cli.calibration import Work, calibrated
-from gladjax.cli.forecast import Forecast
+from gladjax.cli.forecast import Course
 from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
 from gladjax.detector import Detector, Settings
@@ -69,12 +69,13 @@ decisions. The paper's settings take minutes: `--paper`."""
 @click.option("--coarse", is_flag=True, help="Align at any angle.")
 @click.option(
     "--augment",
-    type=click.Choice(["none", *KINDS[1:]]),
-    default="none",
+    type=click.Choice(["none", *filter(None, KINDS)]),
+    default="auto",
     show_default=True,
     help="Learn from copies too: mirrored left to right; or turned by quarters and "
     "mirrored, eight times as many, for things that lie anyhow, of which there are few "
-    "images. Not where a part that is turned is a defect.",
+    "images. Not where a part that is turned is a defect; auto tries the latter where "
+    "local weights do not hold, and asks the images left out.",
 )
 @click.option(
     "--mask",
@@ -184,16 +185,14 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
             paths = [paths[first], *paths[:first], *paths[first + 1 :]]
         settings = _settings(chosen, motion)
         mask = reading.mask(chosen["mask"], network, new.facts)
-        forecast = Forecast(last, network, settings, chosen["calibration"])
-        if not chosen["quiet"]:
-            say(forecast.words(len(paths)), err=True)
-        work = Work(
-            key_fit, network, settings, mask, read, read(paths[0]) if motion else None
-        )
+        course = Course(last, network, chosen["calibration"], quiet=chosen["quiet"])
+        course.begins(settings, len(paths), begun)
+        reference = read(paths[0]) if motion else None
+        work = Work(key_fit, network, settings, mask, read, reference, course)
         fitted, how = calibrated(
             key_split, paths, work, chosen["calibration"], chosen["rate"], progress
         )
-        forecast.note(len(paths), time.perf_counter() - begun)
+        course.ends()
     assert work.info is not None
     notes = {
         "num_images": len(paths),
@@ -202,6 +201,7 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         "calibration": how,
         "learnt": images.to_notes(known),
         "kept": None if work.info.kept is None else max(work.info.kept, -1.0),
+        "likelier": work.info.likelier,
         "seconds": {**work.info.seconds, "all": time.perf_counter() - begun},
     }
     io.save(chosen["out"], fitted, false_positive_rate=chosen["rate"], notes=notes)
@@ -219,7 +219,7 @@ def _settings(chosen: dict[str, Any], motion: str) -> Settings:
         raise click.UsageError("--quick and --paper are two ends: choose one")
     if chosen["mask"] and chosen["margin"] is not None:
         raise click.UsageError("--mask says what counts, --margin too: choose one")
-    if chosen["augment"] != "none" and motion:
+    if chosen["augment"] in ("flip", "dihedral") and motion:
         raise click.UsageError(
             "--augment is for images that --align leaves as they are"
         )
@@ -267,7 +267,7 @@ def tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> Non
     """
     limit = io.describe(out).threshold
     kind = fitted.settings.augment
-    more = f" and their copies ({kind})" if kind else ""
+    more = f" and their copies ({kind})" if kind in ("flip", "dihedral") else ""
     say(f"learnt from {notes['num_images']} images{more}: {out}")
     for name, layer in fitted.layers.items():
         kept = int(np.isfinite(np.asarray(layer.mixture.log_weights)).sum())
@@ -278,7 +278,12 @@ def tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> Non
         say(
             f"  every position has the same weights: {max(share, 0):.0%} of what their "
             "own ones tell holds for images left out; more images may change that"
-            + ("" if kind else "; for things that lie anyhow, see --augment")
+        )
+    likelier = notes.get("likelier")
+    if likelier is not None:
+        say(
+            f"  turned and mirrored copies of the images were {'' if more else 'not '}"
+            f"taken: {likelier:.0%} of the images left out are likelier with them"
         )
     unseen = 1 - np.mean(np.asarray(fitted.mask))
     if unseen:

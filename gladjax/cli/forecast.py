@@ -1,12 +1,15 @@
 """How long a fit will take: as long as the last of its kind, or as is typical."""
 
+import dataclasses
 import hashlib
 import math
+import time
 from typing import Any
 
 from gladjax import cache
 from gladjax.backbone import Backbone
-from gladjax.detector import Settings
+from gladjax.cli.saying import say
+from gladjax.detector import Settings, augment
 from gladjax.programs import Last, compiling
 
 TYPICAL = "efficientnet_lite0", (256, 256)
@@ -33,8 +36,11 @@ class Forecast:
         known = network.name, tuple(network.image_size)
         kind = repr((known, settings, calibration))
         self._kind = hashlib.sha256(kind.encode()).hexdigest()[:16]
-        usual = settings == Settings() and calibration == "left-out"
+        plain = dataclasses.replace(settings, augment=Settings.augment)
+        usual = plain == Settings() and calibration == "left-out"
         self._typical = usual and known == TYPICAL
+        self._copies = augment.number(settings.augment, network.image_size)
+        self._before = compiling()
         self._last, self._seconds = last, {}
         noted = last.notes.get(self._kind)
         for count, seconds in noted.items() if isinstance(noted, dict) else ():
@@ -52,12 +58,15 @@ class Forecast:
         """
         near = self._near(count)
         if near:
-            known = self._seconds[near] * _typical(count) / _typical(near)
+            known = self._seconds[near] * self._usual(count) / self._usual(near)
         elif self._typical:
-            known = _typical(count)
+            known = self._usual(count)
         else:
             return None
         return known if self._kept(count) else known + COMPILING
+
+    def _usual(self, count: int) -> float:
+        return START + EACH * count * self._copies
 
     def _near(self, count: int) -> int:
         """Returns the number of images of the fit most like this one, 0 for none."""
@@ -93,7 +102,7 @@ class Forecast:
         """
         notes: dict[str, Any] = self._last.notes
         own = {str(n): t for n, t in self._seconds.items() if n != count}
-        own[str(count)] = max(seconds - compiling(), 0.1)
+        own[str(count)] = max(seconds - compiling() + self._before, 0.1)
         notes.pop(self._kind, None)
         notes[self._kind] = dict(list(own.items())[-KEPT:])
         for kind in list(notes)[:-KEPT]:
@@ -104,5 +113,47 @@ def _number(text: str) -> bool:
     return text.isdecimal() and int(text) > 0
 
 
-def _typical(count: int) -> float:
-    return START + EACH * count
+class Course:
+    """Says of every fit of a command how long it will take, and notes how long it took.
+
+    Args:
+      last: What is known of the last fits on this machine.
+      network: The backbone.
+      calibration: Where the threshold comes from.
+      quiet: Whether nothing is said.
+    """
+
+    def __init__(
+        self, last: Last, network: Backbone, calibration: str, *, quiet: bool
+    ) -> None:
+        """Nothing is under way."""
+        self._given, self._calibration, self._quiet = (
+            (last, network),
+            calibration,
+            quiet,
+        )
+        self._now: tuple[Forecast, int, float] | None = None
+
+    def begins(
+        self, settings: Settings, count: int, begun: float, *, why: str = ""
+    ) -> None:
+        """Says how long a fit will take; the one before it has ended.
+
+        Args:
+          settings: Everything that is a number.
+          count: Number of images.
+          begun: When it began (`time.perf_counter`).
+          why: Words in front.
+        """
+        self.ends()
+        forecast = Forecast(*self._given, settings, self._calibration)
+        self._now = forecast, count, begun
+        if not self._quiet:
+            say(f"{why}{forecast.words(count)}", err=True)
+
+    def ends(self) -> None:
+        """Notes how long the fit has taken."""
+        if self._now is not None:
+            forecast, count, begun = self._now
+            forecast.note(count, time.perf_counter() - begun)
+        self._now = None

@@ -21,7 +21,9 @@ Differs from the reference in
      tell holds for images left out (``Settings.min_kept``).
   6. The finest of three layers is left out and the coarsest seen at two scales
      (``Settings.finest``, ``Settings.neighbourhood``).
-  7. Optionally mirrored and turned copies are learnt from too (``Settings.augment``).
+  7. Mirrored and turned copies are learnt from too, if asked for, or where images are
+     few, local weights do not hold, and images left out are likelier for it
+     (``Settings.augment``).
 
 Reference: Artola et al., "GLAD", WACV 2023.
 """

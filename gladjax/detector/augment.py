@@ -3,7 +3,10 @@
 A screw that lies anyhow is as good when it is turned or seen in a mirror, so each
 photograph of one stands for eight. Where images are few that is worth more than
 anything else (experiments, `augment`). It is wrong where a part that is turned is a
-defect, so it is asked for by name.
+defect, so ``auto`` asks the images: where local weights do not hold
+(`Settings.min_kept`) a second fit learns from copies too. It is taken if in every layer
+most images, left out with their copies, are likelier under it (`likelier`): the layers
+of a transistor, which never lies otherwise, do not agree on that.
 
 Notation: ``c`` copies.
 
@@ -13,11 +16,15 @@ Differs from the reference in
 Reference: there is none.
 """
 
-import numpy as np
-from jaxtyping import Num
+from collections.abc import Mapping
 
-KINDS = ("", "flip", "dihedral")
-"""As they are; mirrored left to right; turned by quarters, and mirrored."""
+import numpy as np
+from jaxtyping import Float, Num
+
+KINDS = ("auto", "", "flip", "dihedral")
+"""As the images ask; as they are; mirrored left to right; turned by quarters, and
+mirrored."""
+MOST = 0.9  # Of the images left out, which must be likelier.
 
 
 def copies(
@@ -30,14 +37,14 @@ def copies(
       kind: One of `KINDS`.
 
     Returns:
-      The image first; of ``dihedral`` eight in all, four where it is not square, which
-      half turns leave as it lies.
+      The image first, alone of ``auto``; of ``dihedral`` eight in all, four where it is
+      not square, which half turns leave as it lies.
     """
     found = [image]
     if kind == "dihedral":
         step = 1 if image.shape[0] == image.shape[1] else 2
         found = [np.rot90(image, turns) for turns in range(0, 4, step)]
-    if kind:
+    if kind in ("flip", "dihedral"):
         found += [one[:, ::-1] for one in found]
     return [np.ascontiguousarray(one) for one in found]
 
@@ -51,3 +58,18 @@ def number(kind: str, size: tuple[int, int]) -> int:
     """
     square = size[0] == size[1]
     return len(copies(np.zeros((1, 1 if square else 2, 3), np.uint8), kind))
+
+
+def likelier(
+    before: Mapping[str, Float[np.ndarray, " m"]],
+    after: Mapping[str, Float[np.ndarray, " m"]],
+) -> float:
+    """Returns the share of images that copies make likelier, in the layer of fewest.
+
+    Args:
+      before: Mean log-probability of the images left out, per layer; NaN for those that
+        never are.
+      after: That where copies are learnt from too.
+    """
+    gains = [after[name] - before[name] for name in before]
+    return min(float(np.mean(gain[np.isfinite(gain)] > 0)) for gain in gains)

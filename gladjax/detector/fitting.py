@@ -1,6 +1,8 @@
 """Learning from images of good products."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -19,8 +21,7 @@ from gladjax import (
 )
 from gladjax.backbone import Backbone
 from gladjax.covariance import Shrinkage
-from gladjax.detector import left_out, tiles
-from gladjax.detector.augment import copies, number
+from gladjax.detector import augment, left_out, tiles
 from gladjax.detector.inference import align_image, resized
 from gladjax.detector.layers import Clock, Learnt, kept, learn, spread
 from gladjax.detector.model import (
@@ -37,6 +38,7 @@ from gladjax.images import place
 from gladjax.mixture import AnyArray
 
 CANDIDATES = 24  # Images, the first ones, of which one may become the reference.
+COPIES = "copies: "  # Stands before the stages of a fit that tries them.
 NO_IMAGE = np.zeros((0, 0, 3), np.float32)
 Monitor = Callable[[kmle.Snapshot | em.Snapshot], None] | None
 
@@ -109,7 +111,8 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
       reference: The image to align with.
       shrinkage: Shrinkage intensity.
       folds: Folds of images that are left out in turn to score them; 0 for none.
-      progress: Called as things go on.
+      progress: Called as things go on; the stages of a fit that tries copies
+        (``settings.augment``) have names of their own, ``copies: ...``.
 
     Returns:
       The detector and the report.
@@ -123,6 +126,45 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
         raise ValueError("there is no image to learn from")
     check(dataclasses.asdict(settings))
     _check(settings, folds)
+    fit_once = functools.partial(
+        _fit_once, key, backbone, images, mask, reference, shrinkage, folds
+    )
+    fitted, report, alone = fit_once(settings, progress)
+    asked = settings.augment == "auto" and not settings.motion
+    if not asked or report.kept is None or report.kept >= settings.min_kept:
+        return fitted, report
+
+    def tell(stage: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"{COPIES}{stage}", done, total)
+
+    # Local weights do not hold: things lie anyhow, or images are too few.
+    turned = dataclasses.replace(settings, augment="dihedral")
+    other, told, others = fit_once(turned, tell)
+    share = augment.likelier(alone, others)
+    seconds = {**report.seconds, "copies": math.fsum(told.seconds.values())}
+    if share >= augment.MOST:
+        fitted, report = other, told
+    return fitted, report._replace(likelier=share, seconds=seconds)
+
+
+def _fit_once(  # noqa: PLR0913 - what `fit_info` is given
+    key: Key[Array, ""],
+    backbone: Backbone,
+    images: Images,
+    mask: Bool[AnyArray, "h w"] | None,
+    reference: Image | None,
+    shrinkage: Shrinkage,
+    folds: int,
+    settings: Settings,
+    progress: Progress | None,
+) -> tuple[Detector, FitInfo, dict[str, np.ndarray]]:
+    """Fits, and tries nothing else.
+
+    Returns:
+      The detector, the report, and for every layer the mean log-probability of the
+      images left out.
+    """
     side, finest = settings.neighbourhood, settings.finest
     backbone = neighbourhoods.seen(backbone, side, finest=finest)
     tiles.plan(backbone, settings)  # Refuses what does not divide.
@@ -159,10 +201,12 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
         if frame is not None
         else None,
         kept=share,
+        likelier=None,
         left_out=scores,
         seconds=clock.seconds,
     )
-    return detector, report
+    means = {name: np.mean(one, axis=(1, 2)) for name, one in alone.items()}
+    return detector, report, means
 
 
 def suited(
@@ -304,10 +348,10 @@ def collect(
             aligned.append(item._replace(image=NO_IMAGE, valid=NO_IMAGE[..., 0] > 0))
             if progress is not None:
                 progress("features", i + 1, len(images))
-            yield from copies(item.image, kind)
+            yield from augment.copies(item.image, kind)
 
     given = tiles.plan(detector.backbone, detector.settings)
-    count = len(images) * number(kind, detector.backbone.image_size)
+    count = len(images) * augment.number(kind, detector.backbone.image_size)
     maps = tiles.stacked(detector.backbone, given, prepared(), count)
     return maps, valid, aligned
 

@@ -64,8 +64,10 @@ class Settings:
       motion: Motion by which images are aligned; empty for none.
       coarse: Whether alignment begins with a search over all angles.
       augment: Which copies of the images are learnt from as well, see
-        `gladjax.detector.augment`: none; those of ``flip``, left to right; or those of
-        ``dihedral``, turned by quarters too. Only where images are not aligned.
+        `gladjax.detector.augment`: none; those of ``flip``, left to right; those of
+        ``dihedral``, turned by quarters too; or as the images ask, ``auto``: those of
+        ``dihedral`` where local weights do not hold (`min_kept`) and nine of ten images
+        left out are likelier for it in every layer. Only where images are not aligned.
       estimator: How the mixture is fitted, ``kmle`` or ``em``.
       keep_statistics: Whether to keep what `update` needs, about as much again as the
         mixtures; only with ``kmle``.
@@ -90,7 +92,7 @@ class Settings:
     margin: float = 0.0
     motion: str = ""
     coarse: bool = False
-    augment: str = ""
+    augment: str = "auto"
     estimator: str = "kmle"
     keep_statistics: bool = False
     tile_rows: int = 1
@@ -106,7 +108,7 @@ class Settings:
         """
         theirs = {"num_components": 1000, "max_samples": 0, "tolerance": 1e-6}
         theirs |= {"neighbourhood": 1, "finest": True}
-        theirs |= {"margin": 1 / 16, "min_kept": 0.0}
+        theirs |= {"margin": 1 / 16, "min_kept": 0.0, "augment": ""}
         return cls(**{**theirs, **others})
 
     @classmethod
@@ -117,6 +119,7 @@ class Settings:
           others: Further settings.
         """
         few = {"num_components": 50, "max_samples": 8192, "max_steps": 10}
+        few |= {"augment": ""}
         return cls(**{**few, **others})
 
 
@@ -165,10 +168,10 @@ def check(given: Mapping[str, Any]) -> None:
     if motion and motion not in transform.MOTIONS:
         known = ", ".join(transform.MOTIONS)
         raise ValueError(f"motion must be one of {known}, not {motion!r:.40}")
-    if (augmented := given.get("augment", "")) not in KINDS:
-        known = ", ".join(KINDS[1:])
+    if (augmented := given.get("augment", "auto")) not in KINDS:
+        known = ", ".join(filter(None, KINDS))
         raise ValueError(f"augment must be one of {known}, not {augmented!r:.40}")
-    if augmented and motion:
+    if augmented in ("flip", "dihedral") and motion:
         raise ValueError("augment is for images that are not aligned: leave one out")
 
 
@@ -235,10 +238,14 @@ class FitInfo(NamedTuple):
       transforms: Motions of the training images, ``(m, 3, 3)``; None without.
       kept: Share of what local weights tell that holds for images left out; None where
         it was not worked out (`Settings.min_kept`).
+      likelier: Share of the images left out that are likelier where copies are learnt
+        from too, in the layer of fewest; None where that was not tried
+        (`Settings.augment`).
       left_out: Score of every image under what the others alone would give
         (`gladjax.detector.left_out`), NaN for the image that others are aligned with
         and where nothing counts; None where it was not asked for.
-      seconds: Wall time per stage.
+      seconds: Wall time per stage; ``copies`` is a whole second fit, whose stages are
+        not among the others.
     """
 
     mixtures: dict[str, KMLEInfo]
@@ -246,6 +253,7 @@ class FitInfo(NamedTuple):
     alignment: align.AlignInfo | None
     transforms: Float[np.ndarray, "m 3 3"] | None
     kept: float | None
+    likelier: float | None
     left_out: Float[np.ndarray, " m"] | None
     seconds: dict[str, float]
 

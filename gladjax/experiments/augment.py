@@ -4,9 +4,10 @@
         --categories screw transistor --numbers 30 --seeds 0 1 2 --output OUT
 
 For every number of training images a detector with the default settings is fitted to
-them, to them and their mirror images, and to their quarter turns and mirror images
-(`gladjax.detector.augment`). Expected: better where things lie anyhow, worse where a
-part that is turned is a defect.
+them, to them and their mirror images, to their quarter turns and mirror images, and as
+the default decides by the training images alone (`gladjax.detector.augment`). Expected:
+better where things lie anyhow, worse where a part that is turned is a defect, and the
+default never worse than images as they are.
 
 Notation: ``m`` training images.
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = rows.parser("augment", "Copies of few images.")
     parser.set_defaults(paper=False)
     add = parser.add_argument
-    add("--numbers", nargs="+", type=int, default=[10, 30, 100], help="images")
+    add("--numbers", nargs="+", type=int, default=[10, 30], help="images")
     study.run(parser.parse_args(arguments), _rows, table)
 
 
@@ -83,6 +84,8 @@ def _record(
     return {
         "image_auroc": metrics.auroc(labels, scores),
         "local": fitted.settings.local,
+        "kept": info.kept,
+        "likelier": info.likelier,
         "fit_seconds": sum(info.seconds.values()),
     }
 
@@ -93,7 +96,8 @@ def table(records: list[Record]) -> list[list[str]]:
     Args:
       records: The records.
     """
-    lines = [["category", "images", "seed", "as they are", *KINDS[1:]]]
+    lines = [["category", "images", "seed", "as they are", *KINDS[2:], "auto"]]
+    lines[0] += ["holds", "likelier"]
     keys = {(r["category"], r["settings"]["images"], r["seed"]): None for r in records}
     for key in keys:
         own = {
@@ -103,7 +107,12 @@ def table(records: list[Record]) -> list[list[str]]:
         }
         values = [
             f"{100 * own[kind]['image_auroc']:.2f}" if kind in own else "-"
-            for kind in KINDS
+            for kind in (*KINDS[1:], "auto")
+        ]
+        auto = own.get("auto", {})
+        values += [
+            "-" if auto.get(name) is None else f"{auto[name]:.2f}"
+            for name in ("kept", "likelier")
         ]
         lines.append([*map(str, key), *values])
     return lines
