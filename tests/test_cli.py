@@ -362,6 +362,19 @@ def test_copies_are_tried_where_places_tell_too_little(
     assert found.num_calibration == 12
 
 
+@pytest.mark.parametrize("end", ["quick", "paper"])
+def test_the_two_ends_are_named(category, tmp_path, end):
+    more = ["--calibration", "none", *FEW]
+    code, _, err = run(
+        "fit", category / "train", "--out", tmp_path / "m", f"--{end}", *more
+    )
+    assert code == 0, err
+    found = io.load(tmp_path / "m", backbone=tiny.network()).settings
+    known = getattr(detector.Settings, end)(num_components=4)
+    assert found == known
+    assert known.augment == ""
+
+
 def test_the_whole_image_counts_unless_a_margin_is_asked_for(category, tmp_path):
     def shares(*more):
         code, out, err = run("fit", category / "train", "--out", tmp_path / "m",

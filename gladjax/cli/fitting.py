@@ -70,12 +70,11 @@ decisions. The paper's settings take minutes: `--paper`."""
 @click.option(
     "--augment",
     type=click.Choice(["none", *filter(None, KINDS)]),
-    default="auto",
-    show_default=True,
     help="Learn from copies too: mirrored left to right; or turned by quarters and "
     "mirrored, eight times as many, for things that lie anyhow, of which there are few "
-    "images. Not where a part that is turned is a defect; auto tries the latter where "
-    "local weights do not hold, and asks the images left out.",
+    "images. Not where a part that is turned is a defect. By default auto, which tries "
+    "the latter where local weights do not hold and asks the images left out; none with "
+    "--quick and --paper.",
 )
 @click.option(
     "--mask",
@@ -227,7 +226,8 @@ def _settings(chosen: dict[str, Any], motion: str) -> Settings:
     names += ("finest", "coarse", "keep_statistics", "tile_overlap")
     given = {name: chosen[name] for name in names}
     given["tile_rows"], given["tile_columns"] = chosen["tiles"]
-    given["augment"] = "" if chosen["augment"] == "none" else chosen["augment"]
+    if chosen["augment"] is not None:
+        given["augment"] = chosen["augment"].replace("none", "")
     if chosen["local_weights"] != "auto":
         given |= {"local": chosen["local_weights"] == "yes", "min_kept": 0.0}
     given = {name: value for name, value in given.items() if value is not None}
