@@ -73,8 +73,8 @@ decisions. The paper's settings take minutes: `--paper`."""
     help="Learn from copies too: mirrored left to right; or turned by quarters and "
     "mirrored, eight times as many, for things that lie anyhow, of which there are few "
     "images. Not where a part that is turned is a defect. By default auto, which tries "
-    "the latter where local weights do not hold and asks the images left out; none with "
-    "--quick and --paper.",
+    "the latter where local weights do not hold and asks the images left out; none "
+    "with --quick and --paper.",
 )
 @click.option(
     "--mask",
