@@ -548,18 +548,25 @@ def test_copies_stand_beside_images_as_they_are(blatant, tmp_path, monkeypatch):
     more = ["--numbers", "6", "99", "--max-samples", "300", "--neighbourhood", "1"]
     records = run(augment, blatant, tmp_path, *more)  # There are no 99.
     kinds = [record["settings"]["augment"] for record in records]
-    assert kinds == ["", "flip", "dihedral"]
+    assert kinds == ["auto", "", "flip", "dihedral"]
     (line,) = augment.table(records)[1:]
     assert line[:3] == ["plate", "6", "0"]
     shown = [f"{100 * record['image_auroc']:.2f}" for record in records]
-    assert line[3:6] == shown
+    assert line[3:7] == [*shown[1:], shown[0]]
+    auto, *others = records
+    assert line[7] == f"{auto['kept']:.2f}"
+    asked = auto["likelier"] is not None
+    assert asked == (others[0]["kept"] < 0.5)
+    assert line[8] == (f"{auto['likelier']:.2f}" if asked else "-")
+    taken = others[2] if asked and auto["likelier"] >= 0.9 else others[0]
+    assert auto["image_auroc"] == taken["image_auroc"]
     dataset = datasets.mvtec(blatant, "plate")
     order = np.sort(np.random.default_rng(0).permutation(22)[:6])
     learn = [images.read(dataset.train[i].image) for i in order]
     settings = detector.Settings(
         **{
             name: value
-            for name, value in records[1]["settings"].items()
+            for name, value in records[2]["settings"].items()
             if name != "images"
         }
     )
@@ -569,7 +576,7 @@ def test_copies_stand_beside_images_as_they_are(blatant, tmp_path, monkeypatch):
     scores = [detector.score(fitted, images.read(r.image)) for r in dataset.test]
     labels = np.array([r.label for r in dataset.test])
     auroc = metrics.auroc(labels, np.array([one.score for one in scores]))
-    assert records[1]["image_auroc"] == pytest.approx(auroc)
+    assert records[2]["image_auroc"] == pytest.approx(auroc)
 
 
 def test_local_and_global_weights_stand_beside_the_choice(

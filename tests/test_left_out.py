@@ -15,7 +15,7 @@ FOLDS = 4
 
 
 def fitted(*, count=9, num_components=6, images=None, **more):
-    more = {"max_samples": 0, "max_steps": 4, "min_kept": 0.0, **more}
+    more = {"max_samples": 0, "max_steps": 4, "min_kept": 0.0, "augment": "", **more}
     settings = detector.Settings(num_components=num_components, **more)
     images = tiny.pictures(count) if images is None else images
     return (
