@@ -43,6 +43,13 @@ def test_copies_are_those_of_the_definition(kind, size):
     assert len({one.tobytes() for one in found}) == len(found)
 
 
+def equal(one, other):
+    for found, expected in zip(
+        *(jax.tree.leaves(m.layers) for m in (one, other)), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("kind", ["flip", "dihedral"])
 def test_a_fit_learns_from_copies_as_from_images(kind):
     images = tiny.pictures(6, size=tiny.SIDE)
@@ -56,8 +63,7 @@ def test_a_fit_learns_from_copies_as_from_images(kind):
         )
         for some, own in ((images, kind), (every, ""))
     ]
-    for found, expected in zip(*(jax.tree.leaves(f.layers) for f in fits), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    equal(*fits)
 
 
 def test_an_update_learns_from_copies_too():
@@ -101,13 +107,6 @@ def fitted(images, *, augment, progress=None, **more):
         folds=4,
         progress=progress,
     )
-
-
-def equal(one, other):
-    for found, expected in zip(
-        *(jax.tree.leaves(m.layers) for m in (one, other)), strict=True
-    ):
-        np.testing.assert_array_equal(found, expected)
 
 
 def test_copies_are_taken_where_they_make_the_images_left_out_likelier(monkeypatch):

@@ -18,7 +18,7 @@ from gladjax.cli.forecast import Course
 from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
 from gladjax.detector import Detector, Settings
-from gladjax.detector.augment import KINDS
+from gladjax.detector.augment import COPIED, KINDS
 from gladjax.detector.fitting import sampled
 from gladjax.detector.model import RANGES
 
@@ -218,7 +218,7 @@ def _settings(chosen: dict[str, Any], motion: str) -> Settings:
         raise click.UsageError("--quick and --paper are two ends: choose one")
     if chosen["mask"] and chosen["margin"] is not None:
         raise click.UsageError("--mask says what counts, --margin too: choose one")
-    if chosen["augment"] in ("flip", "dihedral") and motion:
+    if chosen["augment"] in COPIED and motion:
         raise click.UsageError(
             "--augment is for images that --align leaves as they are"
         )
@@ -267,7 +267,7 @@ def tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> Non
     """
     limit = io.describe(out).threshold
     kind = fitted.settings.augment
-    more = f" and their copies ({kind})" if kind in ("flip", "dihedral") else ""
+    more = f" and their copies ({kind})" if kind in COPIED else ""
     say(f"learnt from {notes['num_images']} images{more}: {out}")
     for name, layer in fitted.layers.items():
         kept = int(np.isfinite(np.asarray(layer.mixture.log_weights)).sum())

@@ -21,9 +21,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Num
 
-KINDS = ("auto", "", "flip", "dihedral")
-"""As the images ask; as they are; mirrored left to right; turned by quarters, and
-mirrored."""
+COPIED = ("flip", "dihedral")
+"""Mirrored left to right; turned by quarters, and mirrored."""
+KINDS = ("auto", "", *COPIED)
+"""As the images ask; as they are; or `COPIED`."""
 MOST = 0.9  # Of the images left out, which must be likelier.
 
 
@@ -44,7 +45,7 @@ def copies(
     if kind == "dihedral":
         step = 1 if image.shape[0] == image.shape[1] else 2
         found = [np.rot90(image, turns) for turns in range(0, 4, step)]
-    if kind in ("flip", "dihedral"):
+    if kind in COPIED:
         found += [one[:, ::-1] for one in found]
     return [np.ascontiguousarray(one) for one in found]
 

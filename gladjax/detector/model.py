@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Num
 from gladjax import align, neighbourhoods, staged
 from gladjax.align import transform
 from gladjax.backbone import Backbone
-from gladjax.detector.augment import KINDS
+from gladjax.detector.augment import COPIED, KINDS
 from gladjax.kmle import KMLEInfo
 from gladjax.mixture import AnyArray, GaussianMixture
 from gladjax.online import Statistics
@@ -171,7 +171,7 @@ def check(given: Mapping[str, Any]) -> None:
     if (augmented := given.get("augment", "auto")) not in KINDS:
         known = ", ".join(filter(None, KINDS))
         raise ValueError(f"augment must be one of {known}, not {augmented!r:.40}")
-    if augmented in ("flip", "dihedral") and motion:
+    if augmented in COPIED and motion:
         raise ValueError("augment is for images that are not aligned: leave one out")
 
 

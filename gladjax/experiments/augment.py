@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from gladjax import detector, images, metrics
-from gladjax.detector.augment import KINDS
+from gladjax.detector.augment import COPIED, KINDS
 from gladjax.experiments import rows, runner, study
 from gladjax.experiments.runner import Record
 from gladjax.experiments.study import Case
@@ -96,7 +96,7 @@ def table(records: list[Record]) -> list[list[str]]:
     Args:
       records: The records.
     """
-    lines = [["category", "images", "seed", "as they are", *KINDS[2:], "auto"]]
+    lines = [["category", "images", "seed", "as they are", *COPIED, "auto"]]
     lines[0] += ["holds", "likelier"]
     keys = {(r["category"], r["settings"]["images"], r["seed"]): None for r in records}
     for key in keys:
@@ -107,7 +107,7 @@ def table(records: list[Record]) -> list[list[str]]:
         }
         values = [
             f"{100 * own[kind]['image_auroc']:.2f}" if kind in own else "-"
-            for kind in (*KINDS[1:], "auto")
+            for kind in ("", *COPIED, "auto")
         ]
         auto = own.get("auto", {})
         values += [
