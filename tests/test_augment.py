@@ -124,22 +124,47 @@ def test_copies_are_taken_where_they_make_the_images_left_out_likelier(monkeypat
     assert {stage for stage, _, _ in stages} - own == {f"copies: {s}" for s in own}
     assert set(info.seconds) - set(known.seconds) == {"copies"}
 
-    # One image less likely, in one layer, of nine: not enough.
-    def fewer(before, after):
-        after["coarse"][4] = before["coarse"][4] - 1
-        return likelier(before, after)
 
-    likelier = augment.likelier
-    monkeypatch.setattr(augment, "likelier", fewer)
-    model, info = fitted(images, augment="auto", min_kept=1.0)
-    assert info.likelier == 8 / 9
-    assert model.settings.augment == "auto"
+@pytest.mark.parametrize(
+    ("refused", "layers"),
+    [
+        # Each layer is asked under local and under global weights, and at the end once
+        # more under those that hold.
+        ({1, 2}, 1),
+        ({1, 3, 4}, 2),
+        ({8}, 3),
+    ],
+)
+def test_copies_are_not_taken_for_one_image_of_nine_in_one_layer(
+    refused, layers, monkeypatch
+):
+    images, asked, learnt = hooks(9), [], []
     plain, known = fitted(images, augment="", min_kept=1.0)
     assert known.kept < 1
+    likelier, learn = augment.likelier, detector.fitting.learn
+
+    def fewer(before, after):
+        asked.append(len(before))
+        after[4] -= 1e6 * (len(asked) in refused)
+        return likelier(before, after)
+
+    def counted(*given):
+        learnt.append(given)
+        return learn(*given)
+
+    monkeypatch.setattr(augment, "likelier", fewer)
+    monkeypatch.setattr(detector.fitting, "learn", counted)
+    model, info = fitted(images, augment="auto", min_kept=1.0)
+    assert len(learnt) == len(model.layers) + layers
+    assert info.likelier == 8 / 9
+    assert model.settings.augment == "auto"
     equal(model, plain)
     np.testing.assert_array_equal(info.left_out, known.left_out)
 
-    # Not asked where local weights hold, nor where nothing tells.
+
+def test_copies_are_not_tried_where_local_weights_hold_or_nothing_tells(monkeypatch):
+    images = hooks(9)
+    _, known = fitted(images, augment="", min_kept=1.0)
     monkeypatch.setattr(augment, "likelier", None)
     for more in ({"min_kept": max(known.kept, 0.0)}, {"local": False}):
         model, info = fitted(images, augment="auto", **more)
@@ -147,11 +172,11 @@ def test_copies_are_taken_where_they_make_the_images_left_out_likelier(monkeypat
         assert model.settings.augment == "auto"
 
 
-def test_images_that_show_nothing_do_not_count():
-    before = {"fine": np.array([1.0, 2.0, np.nan, 4.0]), "coarse": np.zeros(4)}
-    after = {"fine": np.array([2.0, 2.0, 5.0, 5.0]), "coarse": np.array([1, 1, 1, 0.5])}
-    assert augment.likelier(before, after) == 2 / 3
-    assert augment.likelier(after, before) == 0
+def test_images_that_are_never_left_out_do_not_count_and_those_not_yet_known_do():
+    before = np.array([1.0, 2.0, np.nan, 4.0, 5.0])
+    after = np.array([2.0, 2.0, 5.0, np.nan, 5.5])
+    assert augment.likelier(before, after) == 3 / 4
+    assert augment.likelier(after, before) == 1 / 4
 
 
 @pytest.mark.parametrize("more", [{"augment": "mirror"}, {"motion": "translation"}])

@@ -53,7 +53,12 @@ def test_copies_are_images_too(monkeypatch, capsys):
     course.ends()
     assert usual(last).seconds(30) == 10 - 3
     assert usual(last, turned).seconds(30) == 40 - 5
-    first, second = capsys.readouterr().err.splitlines()
+    course.begins(turned, 30, now, why="again: ")
+    now = 151.0
+    course.breaks_off()
+    course.ends()
+    assert usual(last, turned).seconds(30) == 40 - 5
+    first, second, _ = capsys.readouterr().err.splitlines()
     assert first.startswith("30 images: about")
     assert second.startswith("copies: 30 images: about")
 

@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_sums_without_the_fold(kind):
     model, info, images = fitted(**more)
     assert model.settings.local == local
     assert bool(info.weights) == local
-    maps, _, _ = detector.fitting.collect(model, images, None)
+    maps, _, _ = detector.collecting.collect(model, images, None)
     places = left_out.deal(len(images), FOLDS)
     assert len(info.left_out) == len(images)
     names = list(model.layers)
@@ -181,7 +181,7 @@ def test_the_share_that_holds_is_that_of_the_definition(looked, seen, monkeypatc
         )
         for layer in model.layers.values()
     )
-    maps, valid, _ = detector.fitting.collect(model, images, None)
+    maps, valid, _ = detector.collecting.collect(model, images, None)
     places, means = left_out.deal(len(images), FOLDS), []
     for local in (True, False):
         settings = dataclasses.replace(model.settings, local=local)

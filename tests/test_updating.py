@@ -37,8 +37,10 @@ def arrays(model):
 
 def samples(model, images):
     """Features and valid cells of the layers."""
-    maps, valid, _ = detector.fitting.collect(model, images, None)
-    return maps, {name: detector.fitting.on_grid(valid, m) for name, m in maps.items()}
+    maps, valid, _ = detector.collecting.collect(model, images, None)
+    return maps, {
+        name: detector.collecting.on_grid(valid, m) for name, m in maps.items()
+    }
 
 
 # Local weights of images that are gone

@@ -15,8 +15,7 @@ from gladjax.backbone import Backbone
 from gladjax.cli.forecast import Course
 from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
-from gladjax.detector import FOLDS, Detector, FitInfo, Settings
-from gladjax.detector.fitting import COPIES
+from gladjax.detector import FOLDS, Detector, FitInfo, Settings, augment
 
 HELD_SHARE = 0.2
 SHOWN = 10  # Images that are unlike the others.
@@ -74,8 +73,8 @@ class Work:
 
         def told(stage: str, done: int, total: int) -> None:
             nonlocal tried
-            if stage.startswith(COPIES) and not tried:
-                turned = dataclasses.replace(self.settings, augment="dihedral")
+            if stage.startswith(augment.COPIES) and not tried:
+                turned = dataclasses.replace(self.settings, augment=augment.TRIED)
                 why = "places tell too little, so copies are tried: "
                 self._course.begins(turned, len(paths), time.perf_counter(), why=why)
                 tried = True
@@ -91,6 +90,8 @@ class Work:
             folds=folds,
             progress=told,
         )
+        if tried and fitted.settings.augment != augment.TRIED:
+            self._course.breaks_off()
         return fitted
 
 

@@ -19,7 +19,7 @@ from gladjax.cli.options import Progress
 from gladjax.cli.saying import say
 from gladjax.detector import Detector, Settings
 from gladjax.detector.augment import COPIED, KINDS
-from gladjax.detector.fitting import sampled
+from gladjax.detector.collecting import sampled
 from gladjax.detector.model import RANGES
 
 MOTIONS = ("translation", "euclidean", "similarity", "affine", "homography")

@@ -157,3 +157,7 @@ class Course:
             forecast, count, begun = self._now
             forecast.note(count, time.perf_counter() - begun)
         self._now = None
+
+    def breaks_off(self) -> None:
+        """The fit went no further than it had to: how long it took tells nothing."""
+        self._now = None

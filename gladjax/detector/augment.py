@@ -5,8 +5,9 @@ photograph of one stands for eight. Where images are few that is worth more than
 anything else (experiments, `augment`). It is wrong where a part that is turned is a
 defect, so ``auto`` asks the images: where local weights do not hold
 (`Settings.min_kept`) a second fit learns from copies too. It is taken if in every layer
-most images, left out with their copies, are likelier under it (`likelier`): the layers
-of a transistor, which never lies otherwise, do not agree on that.
+most images, left out with their copies, are likelier under it (`likelier`), and ends
+with the first layer in which they are not: the layers of a transistor, which never lies
+otherwise, do not agree on that.
 
 Notation: ``c`` copies.
 
@@ -16,8 +17,6 @@ Differs from the reference in
 Reference: there is none.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 from jaxtyping import Float, Num
 
@@ -25,7 +24,9 @@ COPIED = ("flip", "dihedral")
 """Mirrored left to right; turned by quarters, and mirrored."""
 KINDS = ("auto", "", *COPIED)
 """As the images ask; as they are; or `COPIED`."""
+TRIED = "dihedral"  # By ``auto``.
 MOST = 0.9  # Of the images left out, which must be likelier.
+COPIES = "copies: "  # Stands before the stages of a fit that tries them.
 
 
 def copies(
@@ -61,16 +62,13 @@ def number(kind: str, size: tuple[int, int]) -> int:
     return len(copies(np.zeros((1, 1 if square else 2, 3), np.uint8), kind))
 
 
-def likelier(
-    before: Mapping[str, Float[np.ndarray, " m"]],
-    after: Mapping[str, Float[np.ndarray, " m"]],
-) -> float:
-    """Returns the share of images that copies make likelier, in the layer of fewest.
+def likelier(before: Float[np.ndarray, " m"], after: Float[np.ndarray, " m"]) -> float:
+    """Returns the share of images that copies make likelier, in one layer.
 
     Args:
-      before: Mean log-probability of the images left out, per layer; NaN for those that
-        never are.
-      after: That where copies are learnt from too.
+      before: Mean log-probability of the images left out; NaN for those that never are.
+      after: That where copies are learnt from too; images of which it is not known,
+        NaN, count as likelier.
     """
-    gains = [after[name] - before[name] for name in before]
-    return min(float(np.mean(gain[np.isfinite(gain)] > 0)) for gain in gains)
+    known = np.isfinite(before)
+    return float(np.mean(~(after[known] <= before[known])))

@@ -2,30 +2,22 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key
 
-from gladjax import (
-    align,
-    cache,
-    covariance,
-    em,
-    kmle,
-    masks,
-    neighbourhoods,
-)
+from gladjax import cache, covariance, em, kmle, masks, neighbourhoods
 from gladjax.backbone import Backbone
 from gladjax.covariance import Shrinkage
 from gladjax.detector import augment, left_out, tiles
-from gladjax.detector.inference import align_image, resized
+from gladjax.detector.collecting import collect, on_grid, suited
+from gladjax.detector.inference import resized
 from gladjax.detector.layers import Clock, Learnt, kept, learn, spread
 from gladjax.detector.model import (
-    Aligned,
     Detector,
     FitInfo,
     Image,
@@ -34,12 +26,8 @@ from gladjax.detector.model import (
     Settings,
     check,
 )
-from gladjax.images import place
 from gladjax.mixture import AnyArray
 
-CANDIDATES = 24  # Images, the first ones, of which one may become the reference.
-COPIES = "copies: "  # Stands before the stages of a fit that tries them.
-NO_IMAGE = np.zeros((0, 0, 3), np.float32)
 Monitor = Callable[[kmle.Snapshot | em.Snapshot], None] | None
 
 
@@ -129,22 +117,38 @@ def fit_info(  # noqa: PLR0913 - all that a fit may be told
     fit_once = functools.partial(
         _fit_once, key, backbone, images, mask, reference, shrinkage, folds
     )
-    fitted, report, alone = fit_once(settings, progress)
+    first = fit_once(settings, progress, None)
+    assert first is not None
+    fitted, report, alone = first
     asked = settings.augment == "auto" and not settings.motion
     if not asked or report.kept is None or report.kept >= settings.min_kept:
         return fitted, report
 
     def tell(stage: str, done: int, total: int) -> None:
         if progress is not None:
-            progress(f"{COPIES}{stage}", done, total)
+            progress(f"{augment.COPIES}{stage}", done, total)
+
+    shares: dict[str, float] = {}
+
+    def may_be_taken(name: str, one: Learnt) -> bool:
+        ways = [
+            _means(maps) for maps in (one.alone, one.everywhere) if maps is not None
+        ]
+        shares[name] = max(augment.likelier(alone[name], way) for way in ways)
+        return shares[name] >= augment.MOST
 
     # Local weights do not hold: things lie anyhow, or images are too few.
-    turned = dataclasses.replace(settings, augment="dihedral")
-    other, told, others = fit_once(turned, tell)
-    share = augment.likelier(alone, others)
-    seconds = {**report.seconds, "copies": math.fsum(told.seconds.values())}
-    if share >= augment.MOST:
-        fitted, report = other, told
+    begun = time.perf_counter()
+    turned = dataclasses.replace(settings, augment=augment.TRIED)
+    other = fit_once(turned, tell, may_be_taken)
+    seconds = {**report.seconds, "copies": time.perf_counter() - begun}
+    if other is not None:
+        shares = {
+            name: augment.likelier(alone[name], v) for name, v in other[2].items()
+        }
+        if min(shares.values()) >= augment.MOST:
+            fitted, report, _ = other
+    share = min(shares.values())
     return fitted, report._replace(likelier=share, seconds=seconds)
 
 
@@ -158,12 +162,13 @@ def _fit_once(  # noqa: PLR0913 - what `fit_info` is given
     folds: int,
     settings: Settings,
     progress: Progress | None,
-) -> tuple[Detector, FitInfo, dict[str, np.ndarray]]:
+    go_on: Callable[[str, Learnt], bool] | None,
+) -> tuple[Detector, FitInfo, dict[str, np.ndarray]] | None:
     """Fits, and tries nothing else.
 
     Returns:
       The detector, the report, and for every layer the mean log-probability of the
-      images left out.
+      images left out; None where it is not worth going on after a layer.
     """
     side, finest = settings.neighbourhood, settings.finest
     backbone = neighbourhoods.seen(backbone, side, finest=finest)
@@ -186,7 +191,9 @@ def _fit_once(  # noqa: PLR0913 - what `fit_info` is given
     places = left_out.deal(len(images), folds, never=number)
     told = _Teller(progress, settings.max_steps, backbone.layers)
     how = (shrinkage, places)
-    learnt = learn_layers(key, blank, maps, valid, how, told.of, clock)
+    learnt = learn_layers(key, blank, maps, valid, how, told.of, clock, go_on=go_on)
+    if len(learnt) < len(backbone.layers):
+        return None
     detector, learnt, share = settled(blank, learnt)
     alone = {n: one.alone for n, one in learnt.items() if one.alone is not None}
     scores = left_out.scores(detector, alone, valid, places) if folds else None
@@ -205,39 +212,7 @@ def _fit_once(  # noqa: PLR0913 - what `fit_info` is given
         left_out=scores,
         seconds=clock.seconds,
     )
-    means = {name: np.mean(one, axis=(1, 2)) for name, one in alone.items()}
-    return detector, report, means
-
-
-def suited(
-    key: Key[Array, ""], backbone: Backbone, images: Images, settings: Settings
-) -> tuple[int, np.ndarray]:
-    """Returns the image that others are best aligned with, its number first.
-
-    Args:
-      key: Randomness.
-      backbone: The network, for the size of the images.
-      images: RGB images, 0 to 255; the first ones are looked at.
-      settings: Say by which motion.
-    """
-    found, known = 0, sampled(backbone, images)
-    if len(known) > 2:
-        rules = {"motion": settings.motion, "coarse": settings.coarse}
-        found = align.choose_reference(jax.random.fold_in(key, 0), known, **rules)
-    return found, known[found]
-
-
-def sampled(backbone: Backbone, images: Images) -> np.ndarray:
-    """Returns the images of which one may become the reference.
-
-    Args:
-      backbone: The network, for the size of the images.
-      images: RGB images, 0 to 255; the first ones are looked at.
-    """
-    count = min(len(images), CANDIDATES)
-    return np.stack(
-        [resized(backbone, images[i], place(images, i)) for i in range(count)]
-    )
+    return detector, report, {name: _means(one) for name, one in alone.items()}
 
 
 def learn_layers(
@@ -248,6 +223,8 @@ def learn_layers(
     how: tuple[Shrinkage, np.ndarray],
     told: Callable[[str], Monitor],
     clock: Clock,
+    *,
+    go_on: Callable[[str, Learnt], bool] | None = None,
 ) -> dict[str, Learnt]:
     """Learns all layers from features.
 
@@ -259,9 +236,10 @@ def learn_layers(
       how: Shrinkage, and the fold of each image (`left_out.deal`).
       told: From a layer to what is called after every step of its mixture.
       clock: Told of every stage.
+      go_on: Asked after each layer whether the next is to be learnt.
 
     Returns:
-      What was learnt of each layer.
+      What was learnt of each layer, of those before it where one was the last.
     """
     names = blank.backbone.layers
     learnt: dict[str, Learnt] = {}
@@ -269,6 +247,8 @@ def learn_layers(
         keep = on_grid(valid, maps[name])
         full = (blank.settings, *how)
         learnt[name] = learn(own, maps[name], keep, full, told(name), clock)
+        if go_on is not None and not go_on(name, learnt[name]):
+            break
     return learnt
 
 
@@ -292,6 +272,11 @@ def settled(
         learnt = {name: spread(one, settings) for name, one in learnt.items()}
     layers = {name: one.layer for name, one in learnt.items()}
     return dataclasses.replace(blank, layers=layers), learnt, share
+
+
+def _means(maps: np.ndarray) -> np.ndarray:
+    """Returns the mean of each image's log-map, NaN where there is none."""
+    return np.mean(maps, axis=(1, 2))
 
 
 def _check(settings: Settings, folds: int) -> None:
@@ -320,52 +305,3 @@ class _Teller:
             tell("mixtures", sum(self._steps.values()), self._total)
 
         return monitor
-
-
-def collect(
-    detector: Detector, images: Images, progress: Progress | None
-) -> tuple[dict[str, np.ndarray], list[np.ndarray], list[Aligned]]:
-    """Aligns images and extracts their features.
-
-    Args:
-      detector: The detector; its layers are not used.
-      images: RGB images, 0 to 255.
-      progress: Called as things go on.
-
-    Returns:
-      Feature maps, those of an image before those of its copies; validity masks (one
-      for all without alignment), motions without their pixels.
-    """
-    kind = detector.settings.augment
-    aligned: list[Aligned] = []
-    valid: list[np.ndarray] = []
-
-    def prepared() -> Iterator[np.ndarray]:
-        for i in range(len(images)):
-            item = align_image(detector, images[i], name=place(images, i))
-            if detector.reference is not None or not valid:
-                valid.append(item.valid)
-            aligned.append(item._replace(image=NO_IMAGE, valid=NO_IMAGE[..., 0] > 0))
-            if progress is not None:
-                progress("features", i + 1, len(images))
-            yield from augment.copies(item.image, kind)
-
-    given = tiles.plan(detector.backbone, detector.settings)
-    count = len(images) * augment.number(kind, detector.backbone.image_size)
-    maps = tiles.stacked(detector.backbone, given, prepared(), count)
-    return maps, valid, aligned
-
-
-def on_grid(valid: Sequence[np.ndarray], maps: np.ndarray) -> np.ndarray:
-    """Returns which cells count: from one mask per image, or one for all.
-
-    Args:
-      valid: Pixels of the images that count.
-      maps: Feature maps, ``(m, h, w, d)``.
-
-    Returns:
-      Cells that count, ``(m, h, w)``.
-    """
-    grid = maps.shape[1:3]
-    keep = np.stack([np.asarray(masks.to_grid(v, grid)) for v in valid])
-    return np.broadcast_to(keep, maps.shape[:3])

@@ -239,13 +239,13 @@ class FitInfo(NamedTuple):
       kept: Share of what local weights tell that holds for images left out; None where
         it was not worked out (`Settings.min_kept`).
       likelier: Share of the images left out that are likelier where copies are learnt
-        from too, in the layer of fewest; None where that was not tried
-        (`Settings.augment`).
+        from too, in the layer of fewest, of those that were looked at; None where that
+        was not tried (`Settings.augment`).
       left_out: Score of every image under what the others alone would give
         (`gladjax.detector.left_out`), NaN for the image that others are aligned with
         and where nothing counts; None where it was not asked for.
-      seconds: Wall time per stage; ``copies`` is a whole second fit, whose stages are
-        not among the others.
+      seconds: Wall time per stage; ``copies`` is a second fit, as far as it went,
+        whose stages are not among the others.
     """
 
     mixtures: dict[str, KMLEInfo]

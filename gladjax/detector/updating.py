@@ -7,7 +7,7 @@ import numpy as np
 from gladjax import cache, covariance, online, weights
 from gladjax.covariance import Shrinkage
 from gladjax.detector import tiles
-from gladjax.detector.fitting import collect, on_grid
+from gladjax.detector.collecting import collect, on_grid
 from gladjax.detector.layers import fit_weights
 from gladjax.detector.model import Detector, Images, Kept, Layer, Progress, Settings
 from gladjax.mixture import completed, roomy

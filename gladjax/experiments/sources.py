@@ -27,7 +27,7 @@ from gladjax.backbone import Backbone
 from gladjax.datasets import Dataset
 from gladjax.datasets import Record as Listed
 from gladjax.detector import Aligned, Detector, Settings
-from gladjax.detector.fitting import CANDIDATES, NO_IMAGE, suited
+from gladjax.detector.collecting import CANDIDATES, NO_IMAGE, suited
 from gladjax.experiments import store
 from gladjax.experiments.store import Piece
 
