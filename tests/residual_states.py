@@ -20,7 +20,7 @@ def spec_of(name, filter_size, head=0):
 def state_dict(name, filter_size, head=0, draw=rule.weight):
     """A checkpoint as torch would hold it, its weights drawn by the rule."""
     spec = spec_of(name, filter_size, head)
-    _, abstract = network.template(resnet.ResNet, spec)
+    _, abstract = network.template(resnet.MODULE, spec)
     flat = traverse_util.flatten_dict(abstract, sep="/")
     axes = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
     state = {}

@@ -195,7 +195,7 @@ def test_folding_is_exact(rng):
         "mean": rng.normal(size=5),
         "variance": np.array([0.0, 1e-9, 1.0, 2.0, 1e6]),
     }
-    folded = layers.fold(layer, 1e-5)
+    folded = matching.fold_layer(layer, 1e-5)
     x = rng.normal(size=(3, 3, 4))
     raw = np.einsum("ijc,ijcd->d", x, layer["kernel"])
     normed = (raw - layer["mean"]) / np.sqrt(layer["variance"] + 1e-5)
@@ -251,7 +251,14 @@ def test_the_hash_is_of_names_shapes_and_float32_values():
 def test_a_table_that_is_no_bijection_is_a_programming_error():
     abstract = {"x": {"kernel": jax.ShapeDtypeStruct((2,), jnp.float32)}}
     with pytest.raises(AssertionError, match="table of names"):
-        matching.fill(abstract, {"x/bias": "w"}, {})
+        matching.check(abstract, {"x/bias": "w"}, {})
+
+
+def test_paths_and_nested_weights_are_the_same():
+    nested = {"a": {"b": {"c": 1, "d": 2}, "e": 3}, "f": 4}
+    flat = {"a/b/c": 1, "a/b/d": 2, "a/e": 3, "f": 4}
+    assert matching.flat(nested) == flat == traverse_util.flatten_dict(nested, sep="/")
+    assert matching.nested(flat) == nested
 
 
 def test_entries_are_plain_data():

@@ -2,16 +2,19 @@
 
 import importlib.util
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from golden.backbone import rule
 from quick import quick
 
 from gladjax import backbone, features
-from gladjax.backbone import layers
+from gladjax.backbone import CheckpointError, layers, network
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "backbone" / "lite.npz"
 SIZES = ((224, 224), (256, 256), (200, 264), (225, 191))
@@ -134,3 +137,46 @@ def test_shifted_sums_are_the_grouped_convolution(size, stride, shape):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     chosen = layers.depthwise(x, kernel, stride=stride, pads=pads)
     np.testing.assert_array_equal(chosen, found)
+
+
+def test_weights_that_were_checked_before_are_not_checked_again(monkeypatch):
+    net = backbone.load("efficientnet_lite0")
+    monkeypatch.setattr(network, "template", None)
+    again = backbone.load("efficientnet_lite0", sha256=net.sha256)
+    assert again.sha256 == net.sha256
+    for found, expected in zip(*map(jax.tree.leaves, (again, net)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for more in ({"sha256": "0" * 64}, {"sha256": net.sha256, "head": True}):
+        with pytest.raises(TypeError, match="not callable"):
+            backbone.load("efficientnet_lite0", **more)
+
+
+@pytest.mark.parametrize("wrong", ["missing", "of another shape"])
+def test_other_weights_than_those_that_were_checked_are(wrong, tmp_path):
+    state = backbone.read_checkpoint(backbone.locate("efficientnet_lite0"))
+    name = next(name for name in state if name.endswith("conv_stem.weight"))
+    weight = state.pop(name)
+    if wrong == "of another shape":
+        state[name] = weight[:, :, :2]
+    path = tmp_path / "some.safetensors"
+    safetensors.numpy.save_file(state, path)
+    known = backbone.load("efficientnet_lite0").sha256
+    with pytest.raises(CheckpointError, match=f"{wrong}: {name}"):
+        backbone.load("efficientnet_lite0", checkpoint=path, sha256=known)
+
+
+def test_a_command_that_scores_need_not_import_flax():
+    code = (
+        "import sys, gladjax.cli.scoring, gladjax.backbone\n"
+        "gladjax.backbone.load('efficientnet_lite0', sha256=sys.argv[1])\n"
+        "print('flax' in sys.modules)\n"
+    )
+    known = backbone.load("efficientnet_lite0").sha256
+    for digest, imported in ((known, "False"), ("", "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, digest],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == [imported]

@@ -120,7 +120,7 @@ def test_every_member_of_the_family_has_the_paper_s_widths():
             assert blocks == next((v for k, v in depth.items() if k in base), 6), base
             net = backbone.from_function(
                 network.Network(known.family, known.spec),
-                network.template(resnet.ResNet, known.spec)[1],
+                network.template(resnet.MODULE, known.spec)[1],
                 name=base,
                 layers=network.LAYERS,
             )

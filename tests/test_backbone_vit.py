@@ -27,7 +27,7 @@ def golden():
 
 def state_dict(spec):
     """Tensors by the original's names, drawn by the rule."""
-    _, abstract = network.template(vit.VisionTransformer, spec)
+    _, abstract = network.template(vit.MODULE, spec)
     flat = traverse_util.flatten_dict(abstract, sep="/")
     axes = {4: (3, 2, 0, 1), 3: (0, 1, 2), 2: (1, 0), 1: (0,)}
     state = {"mask_token": np.zeros((1, spec.dim), np.float32)}
@@ -71,7 +71,7 @@ def test_all_transformations_apply():
 def test_the_named_network_has_the_published_size():
     """Abstractly: 22 million weights, three maps of a grid of 32."""
     known = backbone.entry("dinov2_vits14")
-    _, abstract = network.template(vit.VisionTransformer, known.spec)
+    _, abstract = network.template(vit.MODULE, known.spec)
     count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(abstract))
     assert 21.5e6 < count < 22.5e6
     net = backbone.from_function(

@@ -19,15 +19,11 @@ with EfficientNet-Lite". TensorFlow blog, 2020.
 import dataclasses
 import math
 
-import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float
-
-from gladjax.backbone.layers import ConvNorm, Dense, Form, relu6
 from gladjax.backbone.names import Names, conv_norm, dense
-from gladjax.backbone.network import LAYERS, Family
+from gladjax.backbone.network import Family
 
 EPSILON = 1e-3
+MODULE = "gladjax.backbone.modules.efficientnet_lite:EfficientNetLite"
 # Repeats, kernel, stride, expansion, channels of the seven stages.
 _STAGES = (
     (1, 3, 1, 1, 16),
@@ -38,7 +34,7 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_STEM, _HEAD = 32, 1280
+STEM, HEAD = 32, 1280
 _TAPPED_STAGES = (1, 2, 4)
 
 
@@ -73,76 +69,10 @@ class BlockSpec:
     project: bool = True
 
 
-class Block(nnx.Module):
-    """An inverted residual block; returns its wide activation and its output."""
-
-    def __init__(self, spec: BlockSpec, *, folded: bool) -> None:
-        """Allocates zero weights."""
-        inner = spec.dim_in * spec.expand
-        self.residual = spec.stride == 1 and spec.dim_in == spec.dim_out
-        self.expands, self.projects = spec.expand > 1, spec.project
-        form = Form(EPSILON, folded)
-        if self.expands:
-            self.expand = ConvNorm(spec.dim_in, inner, 1, form=form)
-        self.depthwise = ConvNorm(
-            inner,
-            inner,
-            spec.size,
-            stride=spec.stride,
-            pad=None,
-            depthwise=True,
-            form=form,
-        )
-        if self.projects:
-            self.project = ConvNorm(inner, spec.dim_out, 1, form=form)
-
-    def __call__(
-        self, x: Float[Array, "n h w c"]
-    ) -> tuple[Float[Array, "n _h _w e"], Float[Array, "n _h _w d"]]:
-        """Applies the block."""
-        inner = relu6(self.expand(x)) if self.expands else x
-        inner = relu6(self.depthwise(inner))
-        if not self.projects:
-            return inner, inner
-        y = self.project(inner)
-        return inner, x + y if self.residual else y
-
-
-class EfficientNetLite(nnx.Module):
-    """The network as a map from normalised images to named maps."""
-
-    def __init__(self, spec: Spec) -> None:
-        """Allocates zero weights."""
-        self.spec = spec
-        blocks = _blocks(spec)
-        self.num_blocks = len(blocks)
-        form = Form(EPSILON, spec.folded)
-        self.stem = ConvNorm(3, _STEM, 3, stride=2, pad=None, form=form)
-        for index, block in enumerate(blocks):
-            setattr(self, f"block{index}", Block(block, folded=spec.folded))
-        if spec.head:
-            self.last = ConvNorm(blocks[-1].dim_out, _HEAD, 1, form=form)
-            self.classifier = Dense(_HEAD, spec.head)
-
-    def __call__(self, images: Float[Array, "n h w 3"]) -> dict[str, Array]:
-        """Returns the maps of the taps and, with a head, the ``logits``."""
-        taps = dict(zip(_taps(self.spec), LAYERS, strict=True))
-        maps = {}
-        x = relu6(self.stem(images))
-        for index in range(self.num_blocks):
-            inner, x = getattr(self, f"block{index}")(x)
-            if index in taps:
-                maps[taps[index]] = inner if self.spec.wide else x
-        if self.spec.head:
-            pooled = jnp.mean(relu6(self.last(x)), axis=(1, 2))
-            maps["logits"] = self.classifier(pooled)
-        return maps
-
-
 def names(spec: Spec) -> Names:
     """Returns the checkpoint's name of each weight of the unfolded network."""
     table = conv_norm("stem", "_conv_stem", "_bn0")
-    for index, block in enumerate(_blocks(spec)):
+    for index, block in enumerate(blocks(spec)):
         here, there = f"block{index}", f"_blocks.{index}"
         if block.expand > 1:
             table |= conv_norm(
@@ -163,7 +93,7 @@ def names(spec: Spec) -> Names:
 
 def _stages(spec: Spec) -> list[list[BlockSpec]]:
     """The blocks of all seven stages."""
-    dim = _STEM
+    dim = STEM
     stages = []
     for index, (repeats, size, stride, expand, channels) in enumerate(_STAGES):
         if 0 < index < len(_STAGES) - 1:
@@ -178,11 +108,11 @@ def _stages(spec: Spec) -> list[list[BlockSpec]]:
 
 def dims(spec: Spec) -> tuple[int, ...]:
     """Returns the channels of the maps of the taps."""
-    tapped = [_blocks(spec)[index] for index in _taps(spec)]
+    tapped = [blocks(spec)[index] for index in taps(spec)]
     return tuple(b.dim_in * b.expand if spec.wide else b.dim_out for b in tapped)
 
 
-def _taps(spec: Spec) -> tuple[int, ...]:
+def taps(spec: Spec) -> tuple[int, ...]:
     """Indices of the tapped blocks: the last of stages 1, 2 and 4."""
     stages = _stages(spec)
     return tuple(
@@ -190,12 +120,12 @@ def _taps(spec: Spec) -> tuple[int, ...]:
     )
 
 
-def _blocks(spec: Spec) -> list[BlockSpec]:
+def blocks(spec: Spec) -> list[BlockSpec]:
     """The blocks to build: all for the head, else up to the last tap."""
     blocks = [block for stage in _stages(spec) for block in stage]
     if spec.head:
         return blocks
-    blocks = blocks[: _taps(spec)[-1] + 1]
+    blocks = blocks[: taps(spec)[-1] + 1]
     if spec.wide:
         blocks[-1] = dataclasses.replace(blocks[-1], project=False)
     return blocks
@@ -207,4 +137,4 @@ def _round(channels: float) -> int:
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
-FAMILY = Family(EfficientNetLite, names, EPSILON, dims=dims)
+FAMILY = Family(MODULE, names, EPSILON, dims=dims)

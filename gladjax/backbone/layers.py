@@ -2,9 +2,9 @@
 
 A published checkpoint holds a convolution and the statistics of the batch norm behind
 it; inference needs only their product, one kernel and one bias. `ConvNorm` is both
-forms in one module: ``folded`` says which. `fold` turns the weights of the first form
-into those of the second. While an unfolded module is ``calibrating``, it replaces its
-statistics by those of the batch.
+forms in one module: ``folded`` says which. `matching.fold` turns the weights of the
+first form into those of the second. While an unfolded module is ``calibrating``, it
+replaces its statistics by those of the batch.
 
 Notation: kernels are ``(kh, kw, c_in, c_out)``, maps ``(n, h, w, c)``.
 
@@ -21,10 +21,8 @@ Reference: Ioffe, Szegedy. "Batch Normalization". ICML 2015.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
@@ -208,25 +206,6 @@ def shifted_sum(
         for j in range(size)
     ]
     return sum(terms[1:], start=terms[0])
-
-
-def fold(layer: Mapping[str, np.ndarray], epsilon: float) -> dict[str, np.ndarray]:
-    """Folds a batch norm into the convolution before it, in float64.
-
-    Args:
-      layer: ``kernel``, ``scale``, ``offset``, ``mean``, ``variance``.
-      epsilon: Added to the variance.
-
-    Returns:
-      ``kernel`` and ``bias``, in the dtype of the kernel.
-    """
-    wide = {name: np.asarray(value, np.float64) for name, value in layer.items()}
-    gain = wide["scale"] / np.sqrt(wide["variance"] + epsilon)
-    dtype = layer["kernel"].dtype
-    return {
-        "kernel": (wide["kernel"] * gain).astype(dtype),
-        "bias": (wide["offset"] - wide["mean"] * gain).astype(dtype),
-    }
 
 
 def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -1,6 +1,6 @@
 """From a checkpoint's tensors to weights: nothing missing, nothing left over.
 
-`fill` reads a table of names (see `names`) as a bijection: every weight is filled once,
+`check` reads a table of names (see `names`) as a bijection: each weight is filled once,
 every tensor is used once, or is ignored because the table of the whole network knows it
 as a layer behind the last tap, a counter of batches, or a blur filter, which is checked
 against its definition instead. Anything else is an error that lists the names.
@@ -18,9 +18,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 
-from gladjax.backbone import layers, winograd
+from gladjax.backbone import winograd
 from gladjax.backbone.checkpoint import CheckpointError
 from gladjax.backbone.names import Names
 
@@ -29,32 +28,17 @@ _SHOWN = 6
 _AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
-def fill(
-    abstract: Mapping[str, Any],
-    table: Names,
-    state: Mapping[str, np.ndarray],
-    *,
-    ignored: Set[str] = frozenset(),
-    name: str = "checkpoint",
-) -> dict[str, Any]:
-    """Fills a network's weights from a checkpoint.
+def fill(table: Names, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Fills a network's weights from a checkpoint that fits it (`check`).
 
     Args:
-      abstract: Nested dictionary of the shapes wanted.
-      table: Name in the checkpoint of each path in ``abstract``.
+      table: Name in the checkpoint of each path in the network.
       state: The checkpoint.
-      ignored: Names that the checkpoint may hold and the network does not use.
-      name: What to call the checkpoint in messages.
 
     Returns:
       Nested dictionary of float32 (or float64, where the tensor is) NumPy arrays.
-
-    Raises:
-      CheckpointError: If names are missing or left over, or shapes differ.
     """
-    check(abstract, table, state, ignored=ignored, name=name)
-    weights = {path: arrange(state[key]) for path, key in table.items()}
-    return traverse_util.unflatten_dict(weights, sep="/")
+    return nested({path: arrange(state[key]) for path, key in table.items()})
 
 
 def check(
@@ -77,8 +61,8 @@ def check(
     Raises:
       CheckpointError: If names are missing or left over, or shapes differ.
     """
-    flat: dict[str, Any] = traverse_util.flatten_dict(dict(abstract), sep="/")
-    if set(flat) != set(table) or len(set(table.values())) != len(table):
+    shapes = flat(abstract)
+    if set(shapes) != set(table) or len(set(table.values())) != len(table):
         raise AssertionError("the table of names does not match the network")
     missing = [key for key in table.values() if key not in state]
     extra = [key for key in state if key not in ignored and key not in table.values()]
@@ -88,9 +72,9 @@ def check(
             f"{'; ' if missing and extra else ''}{_list('not known', extra)}"
         )
     wrong = [
-        f"{key} ({state[key].shape} instead of {_theirs(flat[path].shape)})"
+        f"{key} ({state[key].shape} instead of {_theirs(shapes[path].shape)})"
         for path, key in table.items()
-        if state[key].shape != _theirs(flat[path].shape)
+        if state[key].shape != _theirs(shapes[path].shape)
     ]
     if wrong:
         raise CheckpointError(
@@ -134,6 +118,27 @@ def arrange(tensor: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.transpose(tensor, axes) if axes else tensor, dtype)
 
 
+def fold_layer(
+    layer: Mapping[str, np.ndarray], epsilon: float
+) -> dict[str, np.ndarray]:
+    """Folds a batch norm into the convolution before it, in float64.
+
+    Args:
+      layer: ``kernel``, ``scale``, ``offset``, ``mean``, ``variance``.
+      epsilon: Added to the variance.
+
+    Returns:
+      ``kernel`` and ``bias``, in the dtype of the kernel.
+    """
+    wide = {name: np.asarray(value, np.float64) for name, value in layer.items()}
+    gain = wide["scale"] / np.sqrt(wide["variance"] + epsilon)
+    dtype = layer["kernel"].dtype
+    return {
+        "kernel": (wide["kernel"] * gain).astype(dtype),
+        "bias": (wide["offset"] - wide["mean"] * gain).astype(dtype),
+    }
+
+
 def fold(weights: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
     """Folds every batch norm of a network into the convolution before it.
 
@@ -145,7 +150,7 @@ def fold(weights: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
       Nested dictionary of the folded network.
     """
     if "variance" in weights:
-        return dict(layers.fold(weights, epsilon))
+        return dict(fold_layer(weights, epsilon))
     return {
         name: fold(value, epsilon) if isinstance(value, Mapping) else value
         for name, value in weights.items()
@@ -173,6 +178,37 @@ def transform(weights: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str
         inner = wanted[name]
         result[name] = transform(value, inner) if isinstance(inner, Mapping) else value
     return result
+
+
+def flat(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the leaves of a nested dictionary by their paths.
+
+    Args:
+      weights: Nested dictionary.
+    """
+    found = {}
+    for name, value in weights.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}/{path}": leaf for path, leaf in flat(value).items()}
+        else:
+            found[name] = value
+    return found
+
+
+def nested(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the nested dictionary of leaves by their paths, the inverse of `flat`.
+
+    Args:
+      weights: Leaves by path.
+    """
+    found: dict[str, Any] = {}
+    for path, leaf in weights.items():
+        *parents, name = path.split("/")
+        inner = found
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[name] = leaf
+    return found
 
 
 def to_jax(weights: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a pytree

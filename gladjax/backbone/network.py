@@ -14,13 +14,13 @@ Reference: the Flax documentation, "NNX functional API".
 
 import dataclasses
 import functools
+import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float
 
 from gladjax.backbone import matching
@@ -37,7 +37,7 @@ class Family:
     """Architectures that share a module class.
 
     Attributes:
-      module: NNX module class, built from a spec.
+      module: Where its NNX module class is, which is built from a spec.
       names: Table of names of a spec's unfolded network.
       epsilon: Constant of its batch norms.
       filters: Fixed tensors in the checkpoint (blur filters) and the values they must
@@ -48,7 +48,7 @@ class Family:
       hastens: Whether specs have a field ``fast`` (see `winograd`).
     """
 
-    module: Callable[[Any], nnx.Module]
+    module: str
     names: Callable[[Any], Names]
     epsilon: float
     filters: Callable[[Any], Mapping[str, np.ndarray]] = lambda _: {}
@@ -67,6 +67,8 @@ class Network:
 
     def __call__(self, weights: Any, images: Array) -> dict[str, Array]:  # noqa: ANN401
         """Computes in the dtype of the weights."""
+        from flax import nnx  # See `modules`.
+
         graph, _ = template(self.family.module, self.spec)
         dtype = jax.tree.leaves(weights)[0].dtype
         return nnx.merge(graph, weights)(images.astype(dtype))
@@ -74,16 +76,19 @@ class Network:
 
 @functools.lru_cache(maxsize=64)
 def template(
-    module: Callable[[Any], nnx.Module],
+    module: str,
     spec: Any,  # noqa: ANN401 - any hashable spec
 ) -> tuple[Any, dict[str, Any]]:
     """Returns graph definition and abstract weights of a module, allocating nothing.
 
     Args:
-      module: NNX module class.
+      module: Where the NNX module class is.
       spec: What it is built from.
     """
-    graph, state = nnx.split(nnx.eval_shape(lambda: module(spec)))
+    from flax import nnx  # See `modules`.
+
+    kind = pkgutil.resolve_name(module)
+    graph, state = nnx.split(nnx.eval_shape(lambda: kind(spec)))
     return graph, nnx.to_pure_dict(state)
 
 
@@ -91,6 +96,8 @@ def assemble(
     family: Family,
     spec: Any,  # noqa: ANN401 - any hashable spec
     state: Mapping[str, np.ndarray],
+    *,
+    sha256: str = "",
     **description: Any,  # noqa: ANN401 - keywords of from_function
 ) -> Backbone:
     """Builds a backbone from the tensors of a checkpoint.
@@ -99,6 +106,8 @@ def assemble(
       family: The architecture's family.
       spec: The architecture; ``spec.folded`` says in which form.
       state: Tensors by name, all of them used or ignored by name.
+      sha256: Hash of the tensors up to the last tap if they were checked before, with
+        which nothing is checked.
       **description: Keywords of `from_function`.
 
     Returns:
@@ -108,10 +117,12 @@ def assemble(
       CheckpointError: If the tensors are not exactly those of the architecture.
     """
     unfolded = dataclasses.replace(spec, folded=False)
-    table = check(family, unfolded, state, name=description["name"])
-    _, abstract = template(family.module, unfolded)
-    used = {key: state[key] for key in table.values()}
-    weights = matching.fill(abstract, table, used)
+    tapped = family.names(dataclasses.replace(unfolded, head=0)).values()
+    whole = all(key in state for key in tapped)
+    digest = content_hash({key: state[key] for key in tapped}) if whole else ""
+    if spec.head or not whole or digest != sha256:
+        check(family, unfolded, state, name=description["name"])
+    weights = matching.fill(family.names(unfolded), state)
     if spec.folded:
         spec, weights = _optimise(family, spec, weights)
     backbone = from_function(
@@ -121,8 +132,6 @@ def assemble(
         dims=family.dims(spec),
         **description,
     )
-    tapped = family.names(dataclasses.replace(unfolded, head=0)).values()
-    digest = content_hash({key: state[key] for key in tapped})
     return dataclasses.replace(backbone, sha256=digest)
 
 

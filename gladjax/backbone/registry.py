@@ -33,6 +33,7 @@ def load(
     image_size: tuple[int, int] | None = None,
     head: bool = False,
     folded: bool = True,
+    sha256: str = "",
 ) -> Backbone:
     """Loads a named network with its published weights.
 
@@ -43,6 +44,8 @@ def load(
       image_size: Height and width to work at, instead of the network's own.
       head: Whether to build the classifier too (see `classify`).
       folded: Whether batch norm is folded into the convolutions.
+      sha256: That of a backbone that was loaded before, if one was: where the weights
+        are the same, they are not checked against the architecture again.
 
     Returns:
       The backbone. Nothing is downloaded, and no weights are ever invented.
@@ -56,7 +59,9 @@ def load(
     known = entry(name)
     path = Path(checkpoint) if checkpoint is not None else locate(name)
     state = read_checkpoint(path)
-    return _assemble(known, state, image_size=image_size, head=head, folded=folded)
+    return _assemble(
+        known, state, image_size=image_size, head=head, folded=folded, sha256=sha256
+    )
 
 
 def from_torch(
@@ -148,6 +153,7 @@ def _assemble(
     image_size: tuple[int, int] | None,
     head: bool,
     folded: bool,
+    sha256: str = "",
 ) -> Backbone:
     if head and not known.family.classifies:
         raise ValueError(f"{known.name} has no classifier (head=False)")
@@ -158,6 +164,7 @@ def _assemble(
         known.family,
         spec,
         state,
+        sha256=sha256,
         name=known.name,
         image_size=image_size or known.image_size,
         offset=known.offset,

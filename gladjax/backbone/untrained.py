@@ -19,10 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx, traverse_util
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gladjax.backbone import network
+from gladjax.backbone import matching, network
 from gladjax.backbone.base import Backbone, from_function
 from gladjax.backbone.entries import entry
 
@@ -91,6 +90,8 @@ def calibrate_batch_norm(
     function = network.described(backbone)
     if function.spec.folded:
         raise ValueError("a folded backbone has no batch norms left (folded=False)")
+    from flax import nnx  # See `modules`.
+
     graph, _ = network.template(function.family.module, function.spec)
 
     @jax.jit
@@ -114,7 +115,7 @@ def _draw(key: PRNGKeyArray, abstract: Any) -> Any:  # noqa: ANN401 - any pytree
     program for each shape.
     """
     generator = np.random.default_rng(np.asarray(jax.random.bits(key, (8,), "uint32")))
-    flat: dict[str, Any] = traverse_util.flatten_dict(abstract, sep="/")
+    flat: dict[str, Any] = matching.flat(abstract)
     weights = {}
     for path, leaf in flat.items():
         kind = path.rpartition("/")[2]
@@ -128,4 +129,4 @@ def _draw(key: PRNGKeyArray, abstract: Any) -> Any:  # noqa: ANN401 - any pytree
         else:
             fill = 1.0 if kind in ("scale", "variance") else 0.0
             weights[path] = jnp.full(leaf.shape, fill, jnp.float32)
-    return traverse_util.unflatten_dict(weights, sep="/")
+    return matching.nested(weights)

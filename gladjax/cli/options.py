@@ -112,7 +112,12 @@ def saved_network(
     if checkpoint is None:
         return None
     size = tuple(description["image_size"])
-    return backbone.load(description["name"], checkpoint=checkpoint, image_size=size)
+    return backbone.load(
+        description["name"],
+        checkpoint=checkpoint,
+        image_size=size,
+        sha256=description["sha256"],
+    )
 
 
 def calibrated_rate(function: F) -> F:

@@ -294,7 +294,8 @@ def _network(
     if backbone is None:
         size = tuple(expected["image_size"])
         try:
-            backbone = backbones.load(name, image_size=size)
+            known = expected["sha256"]
+            backbone = backbones.load(name, image_size=size, sha256=known)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{pathlib.Path(path)}: {error}") from error
         except ValueError as error:
