@@ -247,13 +247,6 @@ def test_defects_among_the_good_are_named(tmp_path, monkeypatch):
     assert "05.png (score" in err
     assert "every position has the same weights: 25% of what" in out
     assert not io.load(tmp_path / "m.safetensors").settings.local
-    monkeypatch.setattr(detector.fitting, "kept", lambda _: 0.75)
-    monkeypatch.setattr(detector.fitting, "anyhow", lambda *_: 0.25)
-    code, out, err = run("fit", folder, "--out", tmp_path / "a.safetensors", *FEW)
-    assert code == 0, err
-    assert "every position has the same weights: their own ones would" in out
-    assert io.describe(tmp_path / "a.safetensors").notes["turned"] == 0.25
-    monkeypatch.setattr(detector.fitting, "anyhow", lambda *_: -0.25)
     (folder / "05.png").unlink()
     more = ["--local-weights", "yes", *FEW]
     code, out, err = run("fit", folder, "--out", tmp_path / "n.safetensors", *more)

@@ -8,7 +8,7 @@ import oracles
 import pytest
 import tiny
 
-from gladjax import backbone, calibrate, covariance, detector, masks, scoring, weights
+from gladjax import backbone, calibrate, covariance, detector, masks, weights
 from gladjax.detector import layers, left_out
 
 FOLDS = 4
@@ -172,7 +172,7 @@ def test_weights_are_local_where_that_holds_for_images_left_out(
 def test_the_share_that_holds_is_that_of_the_definition(looked, seen, monkeypatch):
     """Likelihood gained by images left out, over that of the images counted."""
     monkeypatch.setattr(left_out, "LOOKED", looked)
-    model, info, images = fitted(min_kept=1e-9, images=scattered(8, still=1))
+    model, info, images = fitted(min_kept=1e-9, count=8)
     assert model.settings.local
     told = sum(
         oracles.information(
@@ -198,65 +198,6 @@ def test_the_share_that_holds_is_that_of_the_definition(looked, seen, monkeypatc
         assert told_by.sum() == seen
         means.append(sum(one.alone[told_by].mean() for one in learnt.values()))
     assert info.kept == pytest.approx((means[0] - means[1]) / told, rel=1e-4)
-
-
-def test_what_holds_for_turned_images_is_that_of_the_definition(monkeypatch):
-    """Likelihood that local weights gain of them, over that of the images counted."""
-    monkeypatch.setattr(detector.collecting, "TURNED", 3)
-    images = scattered(8, still=1, side=tiny.SIDE)
-    model, info, _ = fitted(min_kept=1e-9, images=images)
-    assert model.settings.local
-    gained, told, whole = 0.0, 0.0, {}
-    for name, layer in model.layers.items():
-        k, overall = len(layer.mixture.means), np.asarray(layer.mixture.log_weights)
-        own = weights.dense(layer.local_weights, k)
-        told += oracles.information(own, np.exp(overall.astype(np.float64)))
-        spread = weights.uniform(layer.mixture, layer.local_weights.shape)
-        ready = scoring.prepare(layer.mixture, spread)
-        whole[name] = dataclasses.replace(layer, local_weights=spread, prepared=ready)
-    everywhere = dataclasses.replace(model, layers=whole)
-    for image in images[:3]:
-        one = detector.align_image(model, np.ascontiguousarray(np.rot90(image)))
-        maps = detector.features(model, one)
-        either = (detector.log_maps(m, maps) for m in (model, everywhere))
-        for local, spread in zip(*(found.values() for found in either), strict=True):
-            gained += float(np.mean(local - spread)) / 3
-    assert info.turned == pytest.approx(gained / told, rel=1e-4)
-    assert info.turned < 0  # Squares have their places here.
-
-
-@pytest.mark.parametrize("share", [-0.1, 0.0, 0.1])
-def test_weights_are_global_where_local_ones_hold_for_turned_images(share, monkeypatch):
-    monkeypatch.setattr(detector.fitting, "anyhow", lambda *_: share)
-    model, info, images = fitted(min_kept=1e-9, count=8)
-    assert info.kept > 1e-9
-    assert info.turned == share
-    assert model.settings.local == (share <= 0)
-    if share > 0:
-        plain, known, _ = fitted(local=False, images=images)
-        assert (known.kept, known.turned) == (None, None)
-        np.testing.assert_allclose(info.left_out, known.left_out, rtol=1e-5)
-        for layer, other in zip(
-            model.layers.values(), plain.layers.values(), strict=True
-        ):
-            np.testing.assert_array_equal(
-                layer.local_weights.log_weights, other.local_weights.log_weights
-            )
-
-
-def test_copies_and_oblong_images_are_not_turned():
-    _, info, images = fitted(min_kept=1e-9, count=8, augment="flip")
-    assert info.turned is None
-    wide = dataclasses.replace(tiny.network(), image_size=(32, 48))
-    model, info = detector.fit_info(
-        jax.random.key(0),
-        wide,
-        images,
-        settings=detector.Settings(num_components=6, max_steps=4, min_kept=1e-9),
-        folds=FOLDS,
-    )
-    assert model.settings.local
-    assert info.turned is None
 
 
 def test_more_images_than_may_be_too_few_are_not_asked(monkeypatch):

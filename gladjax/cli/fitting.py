@@ -200,7 +200,6 @@ def fit(images_: tuple[str, ...], **chosen: Any) -> None:  # noqa: ANN401
         "calibration": how,
         "learnt": images.to_notes(known),
         "kept": None if work.info.kept is None else max(work.info.kept, -1.0),
-        "turned": work.info.turned,
         "likelier": work.info.likelier,
         "seconds": {**work.info.seconds, "all": time.perf_counter() - begun},
     }
@@ -274,13 +273,8 @@ def tell(out: Path, fitted: Detector, notes: dict[str, Any], rate: float) -> Non
         kept = int(np.isfinite(np.asarray(layer.mixture.log_weights)).sum())
         active = np.diff(layer.local_weights.starts).mean()
         say(f"  {name}: {kept} components, {active:.1f} active per position")
-    share, tilted = notes.get("kept"), notes.get("turned")
-    if tilted is not None and tilted > 0:
-        say(
-            "  every position has the same weights: their own ones would make images "
-            "likelier that are turned, too, so things lie anyhow"
-        )
-    elif share is not None and not fitted.settings.local:
+    share = notes.get("kept")
+    if share is not None and not fitted.settings.local:
         say(
             f"  every position has the same weights: {max(share, 0):.0%} of what their "
             "own ones tell holds for images left out; more images may change that"

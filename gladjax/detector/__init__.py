@@ -18,8 +18,7 @@ Differs from the reference in
   4. Without a mask the whole image counts; the paper leaves out a margin of 1/16
      (``Settings.margin``, `Settings.paper`).
   5. Where images are few and are left out in turn, weights are local only if what they
-     tell holds for images left out, and not for images that are turned
-     (``Settings.min_kept``).
+     tell holds for images left out (``Settings.min_kept``).
   6. The finest of three layers is left out and the coarsest seen at two scales
      (``Settings.finest``, ``Settings.neighbourhood``).
   7. Mirrored and turned copies are learnt from too, if asked for, or where images are

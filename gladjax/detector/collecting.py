@@ -9,12 +9,11 @@ from jaxtyping import Array, Key
 from gladjax import align, masks
 from gladjax.backbone import Backbone
 from gladjax.detector import augment, tiles
-from gladjax.detector.inference import align_image, features, resized
+from gladjax.detector.inference import align_image, resized
 from gladjax.detector.model import Aligned, Detector, Images, Progress, Settings
 from gladjax.images import place
 
 CANDIDATES = 24  # Images, the first ones, of which one may become the reference.
-TURNED = 8  # Images, the first ones, that are turned to see whether things lie anyhow.
 NO_IMAGE = np.zeros((0, 0, 3), np.float32)
 
 
@@ -81,26 +80,6 @@ def collect(
     count = len(images) * augment.number(kind, detector.backbone.image_size)
     maps = tiles.stacked(detector.backbone, given, prepared(), count)
     return maps, valid, aligned
-
-
-def turned(detector: Detector, images: Images) -> list[dict[str, np.ndarray]]:
-    """Returns the feature maps of the first images, each turned by a quarter.
-
-    Args:
-      detector: The detector; its layers are not used.
-      images: RGB images, 0 to 255.
-
-    Returns:
-      Maps, image by image; nothing where images are not square, or cut into tiles.
-    """
-    height, width = detector.backbone.image_size
-    whole = tiles.plan(detector.backbone, detector.settings).whole
-    found = []
-    for i in range(min(len(images), TURNED) if whole and height == width else 0):
-        one = align_image(detector, images[i], name=place(images, i))
-        image = np.ascontiguousarray(np.rot90(one.image))
-        found.append(features(detector, one._replace(image=image)))
-    return found
 
 
 def on_grid(valid: Sequence[np.ndarray], maps: np.ndarray) -> np.ndarray:

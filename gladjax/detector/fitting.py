@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,9 @@ from gladjax import cache, covariance, em, kmle, masks, neighbourhoods
 from gladjax.backbone import Backbone
 from gladjax.covariance import Shrinkage
 from gladjax.detector import augment, left_out, tiles
-from gladjax.detector.augment import COPIED
-from gladjax.detector.collecting import collect, on_grid, suited, turned
+from gladjax.detector.collecting import collect, on_grid, suited
 from gladjax.detector.inference import resized
-from gladjax.detector.layers import Clock, Learnt, anyhow, kept, learn, spread
+from gladjax.detector.layers import Clock, Learnt, kept, learn, spread
 from gladjax.detector.model import (
     Detector,
     FitInfo,
@@ -196,10 +194,7 @@ def _fit_once(  # noqa: PLR0913 - what `fit_info` is given
     learnt = learn_layers(key, blank, maps, valid, how, told.of, clock, go_on=go_on)
     if len(learnt) < len(backbone.layers):
         return None
-    detector, learnt, share, tilted = settled(
-        blank, learnt, functools.partial(turned, blank, images)
-    )
-    clock.stop("left out")
+    detector, learnt, share = settled(blank, learnt)
     alone = {n: one.alone for n, one in learnt.items() if one.alone is not None}
     scores = left_out.scores(detector, alone, valid, places) if folds else None
     infos = [item.info for item in aligned]
@@ -213,7 +208,6 @@ def _fit_once(  # noqa: PLR0913 - what `fit_info` is given
         if frame is not None
         else None,
         kept=share,
-        turned=tilted,
         likelier=None,
         left_out=scores,
         seconds=clock.seconds,
@@ -258,50 +252,26 @@ def learn_layers(
     return learnt
 
 
-class Settled(NamedTuple):
-    """A detector, and whether its weights are local.
-
-    Attributes:
-      detector: The detector.
-      learnt: What was learnt of its layers.
-      kept: Share of what local weights tell that holds for images left out
-        (`layers.kept`); None where it is not known.
-      turned: Share that holds for images turned by a quarter (`layers.anyhow`); None
-        where that was not asked.
-    """
-
-    detector: Detector
-    learnt: dict[str, Learnt]
-    kept: float | None
-    turned: float | None
-
-
 def settled(
-    blank: Detector,
-    learnt: dict[str, Learnt],
-    turned: Callable[[], Sequence[Mapping[str, np.ndarray]]] = tuple,
-) -> Settled:
+    blank: Detector, learnt: dict[str, Learnt]
+) -> tuple[Detector, dict[str, Learnt], float | None]:
     """Returns the detector, with global weights where local ones do not hold.
-
-    Or where they hold for images that are turned, too.
 
     Args:
       blank: The detector without its layers.
       learnt: What was learnt of each layer.
-      turned: Returns the feature maps of turned images, where they are asked for.
+
+    Returns:
+      The detector; what was learnt of its layers; and the share of what local weights
+      tell that holds for images left out (`layers.kept`).
     """
-    share, tilted = kept(learnt.values()), None
-    few = share is not None and share < blank.settings.min_kept
-    if share is not None and not few:
-        known = turned() if blank.settings.augment not in COPIED else ()
-        tilted = anyhow(learnt, known) if known else None
-    if few or (tilted is not None and tilted > 0):
+    share = kept(learnt.values())
+    if share is not None and share < blank.settings.min_kept:
         settings = dataclasses.replace(blank.settings, local=False)
         blank = dataclasses.replace(blank, settings=settings)
         learnt = {name: spread(one, settings) for name, one in learnt.items()}
     layers = {name: one.layer for name, one in learnt.items()}
-    whole = dataclasses.replace(blank, layers=layers)
-    return Settled(whole, learnt, share, tilted)
+    return dataclasses.replace(blank, layers=layers), learnt, share
 
 
 def _means(maps: np.ndarray) -> np.ndarray:

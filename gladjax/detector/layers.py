@@ -2,11 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -17,7 +16,6 @@ from gladjax import (
     kmle,
     online,
     samples,
-    scoring,
     seeding,
     staged,
     weights,
@@ -138,36 +136,6 @@ def kept(learnt: Iterable[Learnt]) -> float | None:
         held += float(np.nanmean(one.alone - one.everywhere))
         told += weights.information(one.layer.mixture, one.layer.local_weights)
     return held / told if told > 0 else None
-
-
-def anyhow(
-    learnt: Mapping[str, Learnt], turned: Sequence[Mapping[str, np.ndarray]]
-) -> float:
-    """Returns what local weights tell of images turned by a quarter.
-
-    How much likelier they make these, over how much likelier they make the images that
-    they were counted from. Above 0 they do not tell where parts belong: things lie
-    anyhow.
-
-    Args:
-      learnt: The layers.
-      turned: Feature maps of turned images, image by image.
-    """
-    held = told = 0.0
-    for name, one in learnt.items():
-        layer = one.layer
-        local, given = layer.prepared, layer.mixture
-        overall = jnp.asarray(given.log_weights)[:, None]
-        every = jnp.broadcast_to(overall, local.addends.shape)
-        spread_out = local._replace(addends=scoring.added(given, every))
-        for maps in turned:
-            either = (
-                np.mean(scoring.log_prob_maps(given, ready, maps[name][None]))
-                for ready in (local, spread_out)
-            )
-            held += float(next(either) - next(either)) / len(turned)
-        told += weights.information(given, layer.local_weights)
-    return held / told if told > 0 else 0.0
 
 
 def spread(one: Learnt, settings: Settings) -> Learnt:

@@ -43,9 +43,7 @@ class Settings:
       local: Whether weights are local; without, the global ones hold everywhere.
       min_kept: Share of what local weights tell of the images learnt from that must
         hold for images left out; below it the weights are global. Looked at where up to
-        100 images are left out in turn; 0, the paper's, for never. Then weights are
-        global as well where local ones make images likelier that are turned by a
-        quarter: things lie anyhow.
+        100 images are left out in turn; 0, the paper's, for never.
       radius: Radius of the window of the local weights, in cells.
       prior: Strength of a Dirichlet prior of the local weights around the global ones,
         in samples. It may help where images are few and places mean little, it makes
@@ -240,8 +238,6 @@ class FitInfo(NamedTuple):
       transforms: Motions of the training images, ``(m, 3, 3)``; None without.
       kept: Share of what local weights tell that holds for images left out; None where
         it was not worked out (`Settings.min_kept`).
-      turned: Share of it that holds for images turned by a quarter; None where that was
-        not asked (`Settings.min_kept`).
       likelier: Share of the images left out that are likelier where copies are learnt
         from too, in the layer of fewest, of those that were looked at; None where that
         was not tried (`Settings.augment`).
@@ -257,7 +253,6 @@ class FitInfo(NamedTuple):
     alignment: align.AlignInfo | None
     transforms: Float[np.ndarray, "m 3 3"] | None
     kept: float | None
-    turned: float | None
     likelier: float | None
     left_out: Float[np.ndarray, " m"] | None
     seconds: dict[str, float]

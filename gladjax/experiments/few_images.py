@@ -6,10 +6,10 @@
 Local weights are counts, and of few images they are noise. For 10, 30 and 100 training
 images a detector with the default settings is fitted, and scores the test images with
 its local weights and with the global ones in their place. The rule of the default
-(`gladjax.detector.fitting.settled`) chooses between the two by the training images
-alone: local weights, if at least half of what they tell of the images that they were
-counted from holds for images left out, and nothing for images turned. Expected: the
-choice within half a point of the better of the two.
+(`gladjax.detector.layers.kept`) chooses between the two by the training images alone:
+local weights, if at least half of what they tell of the images that they were counted
+from holds for images left out. Expected: the choice within half a point of the better
+of the two.
 
 Notation: ``m`` training images.
 
@@ -19,13 +19,11 @@ Reference: Artola, Kolodziej, Morel, Ehret. "GLAD". WACV 2023, section 3.2.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from gladjax import images
-from gladjax.detector import collecting, fitting, layers
+from gladjax.detector import fitting, layers
 from gladjax.experiments import contamination, rows, runner, study
 from gladjax.experiments.runner import Record
 from gladjax.experiments.sources import Source
@@ -70,22 +68,16 @@ def _rows(case: Case) -> None:
 def _record(source: Source, case: Case, numbers: np.ndarray, seed: int) -> Record:
     """Measures local and global weights of one fit, and says which the rule chooses."""
     chosen = runner.settings(case.options)
-    blank, learnt, given = contamination.learn(source, numbers, chosen, seed=seed)
-    train = images.Lazy([case.dataset.train[i].image for i in numbers])
-    turned = functools.partial(collecting.turned, blank, train)
-    settled = fitting.settled(blank, learnt, turned)
+    blank, learnt, images = contamination.learn(source, numbers, chosen, seed=seed)
+    fitted, _, share = fitting.settled(blank, learnt)
     bad = np.array([record.label == 1 for record in case.dataset.test])
     test = len(case.dataset.train) + np.arange(len(bad))
     everywhere = {name: layers.spread(one, chosen) for name, one in learnt.items()}
-    found: Record = {
-        "kept": settled.kept,
-        "turned": settled.turned,
-        "chosen": BOTH[not settled.detector.settings.local],
-    }
+    found: Record = {"kept": share, "chosen": BOTH[not fitted.settings.local]}
     for name, parts in zip(BOTH, (learnt, everywhere), strict=True):
         one = {layer: part.layer for layer, part in parts.items()}
         whole = dataclasses.replace(blank, layers=one)
-        complete = contamination.finished(whole, parts, given)
+        complete = contamination.finished(whole, parts, images)
         found[name] = contamination.measure(source, complete, test, bad)
     return found
 
@@ -106,15 +98,14 @@ def table(records: Sequence[Record]) -> list[list[str]]:
     Args:
       records: The rows of all categories and seeds.
     """
-    head = ["category", "images", "seed", "local", "global", "holds", "turned"]
-    out = [[*head, "chosen", "lost"]]
+    head = ["category", "images", "seed", "local", "global", "holds", "chosen", "lost"]
+    out = [head]
     for record in records:
         cells = [record["category"], str(record["settings"]["images"])]
         cells.append(str(record["seed"]))
         cells += [runner.percent(record[name]["image_auroc"]) for name in BOTH]
-        tilted = record.get("turned")
-        cells += [f"{record['kept']:.2f}", "-" if tilted is None else f"{tilted:.2f}"]
-        out.append([*cells, record["chosen"], f"{100 * loss(record):.2f}"])
+        cells += [f"{record['kept']:.2f}", record["chosen"]]
+        out.append([*cells, f"{100 * loss(record):.2f}"])
     return out
 
 
