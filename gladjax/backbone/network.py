@@ -118,9 +118,8 @@ def assemble(
     """
     unfolded = dataclasses.replace(spec, folded=False)
     tapped = family.names(dataclasses.replace(unfolded, head=0)).values()
-    whole = all(key in state for key in tapped)
-    digest = content_hash({key: state[key] for key in tapped}) if whole else ""
-    if spec.head or not whole or digest != sha256:
+    digest = content_hash({key: state[key] for key in tapped if key in state})
+    if spec.head or digest != sha256:
         check(family, unfolded, state, name=description["name"])
     weights = matching.fill(family.names(unfolded), state)
     if spec.folded:
